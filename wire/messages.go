@@ -1,0 +1,254 @@
+// Package wire is the Mover protocol on the wire: frames, their limits, TLS, and the names in certificates.
+// The specification is docs/protocol.md.
+package wire
+
+import (
+	"github.com/moverd/mover/internal/digest"
+)
+
+// Type is a frame's type; values as in docs/protocol.md.
+type Type uint8
+
+const (
+	TypeHello Type = iota + 1
+	TypeWelcome
+	TypeError
+	TypeNotice
+	TypePing
+	TypePong
+	TypeOpen
+	TypeOpened
+	TypeCheck
+	TypeDiffer
+	TypeOffer
+	TypeNeed
+	TypeData
+	TypePut
+	TypeAck
+	TypeCommit
+	TypeCommitted
+	TypeAbort
+	TypeAborted
+	TypeReadBack
+	TypeRoot
+	TypeLeaves
+	TypeRelease
+	TypeReleased
+	TypeState
+	TypeFlowState
+)
+
+// Limits of the protocol.
+const (
+	HeaderSize   = 12
+	MaxPayload   = 8<<20 + 64<<10 // bytes of a frame's payload
+	MaxPlain     = 4 << 20        // plain bytes of a batch
+	MaxLeaves    = 256            // leaves of an offer
+	MaxItems     = 1024           // items of a put
+	MaxRanges    = 4096           // seq ranges of an ack
+	MaxOpened    = 65536          // seq ranges of an OPENED
+	MaxGroups    = 4096           // groups of a check
+	MaxConns     = 16
+	MaxName      = 128
+	MaxIdentity  = 512
+	MaxText      = 4096
+	Version      = 1
+	CapZstd      = 1 << 0
+	KeepaliveMS  = 10_000
+	DeadMS       = 30_000
+	ALPN         = "mover/1"
+	HelloMagic   = 0x4d4f5652 // "MOVR"
+	FlagFrozen   = 1 << 0     // OPEN
+	FlagReclaim  = 1 << 1     // OPEN
+	FlagProven   = 1 << 0     // COMMIT
+	CodecPlain   = 0
+	CodecZstd    = 1
+	ScopeTouched = 1
+	ScopeAll     = 2
+)
+
+// Codes of ERROR.
+const (
+	CodeProtocol uint16 = iota + 1
+	CodeVersion
+	CodeDenied
+	CodeFenced
+	CodeRefused
+	CodeTargetIO
+	CodeBusy
+	CodeCorrupt
+	CodeInternal
+	CodeStopping
+)
+
+// ItemKind is the kind of an item of PUT.
+type ItemKind uint8
+
+const (
+	ItemData       ItemKind = 1
+	ItemZero       ItemKind = 2
+	ItemFree       ItemKind = 3
+	ItemUnreadable ItemKind = 4
+)
+
+type (
+	// Hello opens a connection.
+	Hello struct {
+		MinVersion, MaxVersion uint16
+		Capabilities           uint64
+		Link                   [16]byte
+		Conn                   uint8
+		Flow, Agent            string
+	}
+	// Welcome accepts it.
+	Welcome struct {
+		Version      uint16
+		Capabilities uint64
+		KeepaliveMS  uint32
+		Window       uint64
+		State        FlowState
+	}
+	// FlowState is mover.FlowState on the wire.
+	FlowState struct {
+		Phase      uint8
+		Generation [16]byte
+		Epoch      uint64
+		VolumeSize uint64
+		TargetSize uint64
+		Pass       [16]byte
+		Mode       uint8
+		Known      uint64
+		Identity   string
+	}
+	// Error ends a connection. It is an error value; Is maps codes to sentinels.
+	Error struct {
+		Code    uint16
+		RetryMS uint32
+		Text    string
+	}
+	// Notice tells why something takes time.
+	Notice struct {
+		Code        uint16
+		Done, Total uint64
+		Text        string
+	}
+	// Ping and Pong carry a cookie.
+	Ping struct{ Cookie uint64 }
+	Pong struct{ Cookie uint64 }
+	// Open begins or resumes a pass.
+	Open struct {
+		Pass        [16]byte
+		Kind        uint8
+		Consistency uint8
+		Flags       uint16
+		Generation  [16]byte
+		Epoch       uint64
+		VolumeSize  uint64
+		BlockSize   uint32
+		LeafSize    uint32
+		Estimate    uint64
+		Identity    string
+	}
+	// Range is an inclusive range of seqs.
+	Range struct{ First, Last uint32 }
+	// Opened answers Open.
+	Opened struct {
+		Pass [16]byte
+		Mode uint8
+		Done []Range
+	}
+	// Check asks which groups differ.
+	Check struct {
+		First   uint64
+		Digests []digest.Digest
+	}
+	// Differ answers Check and Leaves.
+	Differ struct {
+		N      uint16
+		Bitmap []byte
+	}
+	// Run is n leaves from First.
+	Run struct {
+		First uint64
+		N     uint16
+	}
+	// Offer offers leaves by digest.
+	Offer struct {
+		Runs    []Run
+		Digests []digest.Digest
+	}
+	// Need answers Offer.
+	Need struct {
+		N            uint16
+		Bitmap       []byte
+		Same, Copied uint16
+	}
+	// Data carries the leaves that were needed.
+	Data struct {
+		Codec   uint8
+		Plain   uint32
+		Payload []byte
+	}
+	// Item is one extent of a Put.
+	Item struct {
+		Kind     ItemKind
+		Off, Len uint64
+	}
+	// Put carries extents without offering them.
+	Put struct {
+		Items   []Item
+		Codec   uint8
+		Plain   uint32
+		Digest  digest.Digest
+		Payload []byte
+	}
+	// Ack names durable batches.
+	Ack struct{ Ranges []Range }
+	// Counts is mover.Counts on the wire.
+	Counts struct{ Offered, Same, Copied, Sent, Put, Zero, Free, Unreadable uint64 }
+	// Commit ends a pass.
+	Commit struct {
+		Pass        [16]byte
+		Batches     uint32
+		Consistency uint8
+		Flags       uint16
+		UnixNano    int64
+		Counts      Counts
+	}
+	// Committed answers Commit.
+	Committed struct {
+		Pass, Generation [16]byte
+		Epoch            uint64
+		Mode             uint8
+		Counts           Counts
+	}
+	// Abort drops a pass.
+	Abort   struct{ Pass [16]byte }
+	Aborted struct{ Pass [16]byte }
+	// ReadBack asks for the target's root.
+	ReadBack struct{ Scope uint8 }
+	// Root answers ReadBack.
+	Root struct {
+		Digest                 digest.Digest
+		Leaves, Free, ReadBack uint64
+	}
+	// Leaves asks which leaves differ.
+	Leaves struct {
+		First   uint64
+		Digests []digest.Digest
+	}
+	// Release ends the gateway's hold of the target.
+	Release struct {
+		Digest     digest.Digest
+		Generation [16]byte
+		Epoch      uint64
+		Report     string
+	}
+	// Released answers Release.
+	Released struct {
+		Generation [16]byte
+		Epoch      uint64
+	}
+	// State asks for FlowState.
+	State struct{}
+)
