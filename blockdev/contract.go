@@ -92,4 +92,3 @@ type Freezer interface {
 	// Names lists what would be frozen, for people.
 	Names() []string
 }
-

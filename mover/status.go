@@ -1,0 +1,120 @@
+package mover
+
+import (
+	"time"
+
+	"github.com/moverd/mover/extent"
+)
+
+// State is what a flow is doing, for people and metrics.
+type State string
+
+const (
+	Connecting State = "connecting" // no link; Reason says why
+	Idle       State = "idle"       // waiting for the next pass; Reason says until when
+	Passing    State = "pass"       // Pass says which
+	Settling   State = "settling"   // reading leaves back for a root
+	Frozen     State = "frozen"     // writers are stopped, on the way to the commit
+	Done       State = "done"       // cut over
+	Paused     State = "paused"     // by the operator
+	Stopped    State = "stopped"    // cannot go on without the operator; Reason says what to do
+	Applying   State = "applying"   // gateway: a committed log is being applied
+	Waiting    State = "waiting"    // gateway: no source is connected
+)
+
+// Status is what one end tells about one flow.
+type Status struct {
+	Flow      string    `json:"flow"`
+	Role      string    `json:"role"`   // source or gateway
+	Device    string    `json:"device"` // volume or target as configured
+	Size      int64     `json:"size_bytes"`
+	State     State     `json:"state"`
+	Reason    string    `json:"reason,omitempty"` // why it stands still or takes time
+	Next      string    `json:"next,omitempty"`   // the next step open to the operator
+	Since     time.Time `json:"since"`
+	Pass      *Pass     `json:"pass,omitempty"`
+	Tracking  string    `json:"tracking,omitempty"` // method and detail
+	Gap       string    `json:"gap,omitempty"`      // why the history was last lost
+	Dirty     int64     `json:"dirty_bytes"`        // dirty and taken
+	DirtyRate float64   `json:"dirty_bytes_per_second"`
+	Rate      float64   `json:"rate_bytes_per_second"` // logical, over the last seconds
+	WireRate  float64   `json:"wire_bytes_per_second"` // both over all connections
+	WireOut   int64     `json:"wire_out_bytes"`        // since start
+	WireIn    int64     `json:"wire_in_bytes"`
+	Totals    Counts    `json:"totals"` // since start
+	Passes    int64     `json:"passes"` // committed since start
+	Rescans   int64     `json:"rescans"`
+	Lag       float64   `json:"lag_seconds"` // age of the oldest change the target lacks; 0: none
+	Cutover   string    `json:"cutover_estimate,omitempty"`
+	Estimate  float64   `json:"cutover_estimate_seconds"`
+
+	PointTime        time.Time `json:"point_time"` // zero: no point yet
+	PointEpoch       uint64    `json:"point_epoch"`
+	PointConsistency string    `json:"point_consistency,omitempty"`
+	Phase            string    `json:"phase,omitempty"`
+	Conns            int       `json:"connections"`
+	RTT              float64   `json:"rtt_seconds"`
+	Memory           int64     `json:"buffer_bytes"`       // handed out of the budget
+	MemoryLimit      int64     `json:"buffer_limit_bytes"` // the budget
+	Log              int64     `json:"log_bytes"`          // gateway: redo log in use
+	LogLimit         int64     `json:"log_limit_bytes"`
+	Unreadable       []string  `json:"unreadable,omitempty"` // extents that were skipped on the operator's word
+	Reconnects       int64     `json:"reconnects"`
+	Resent           int64     `json:"resent_bytes"` // logical bytes sent again after a cut, none of them acked before
+	LastError        string    `json:"last_error,omitempty"`
+}
+
+// Pass is a pass under way.
+type Pass struct {
+	Kind    string    `json:"kind"`
+	Mode    string    `json:"mode"`
+	Epoch   uint64    `json:"epoch"`
+	Started time.Time `json:"started"`
+	Total   int64     `json:"total_bytes"` // logical bytes to look at
+	Read    int64     `json:"read_bytes"`
+	Acked   int64     `json:"acked_bytes"`
+	ETA     float64   `json:"eta_seconds"` // negative: not known yet
+	Counts  Counts    `json:"counts"`
+}
+
+// Progress is one line of news from a long command.
+type Progress struct {
+	Step  string  `json:"step"`
+	Text  string  `json:"text"`
+	Done  int64   `json:"done_bytes"`
+	Total int64   `json:"total_bytes"`
+	ETA   float64 `json:"eta_seconds"`
+}
+
+// Report is the outcome of a cutover, a rehearsal or a verification.
+type Report struct {
+	Flow        string          `json:"flow"`
+	Kind        string          `json:"kind"` // cutover, rehearsal, verify
+	OK          bool            `json:"ok"`
+	Error       string          `json:"error,omitempty"`
+	Started     time.Time       `json:"started"`
+	Ended       time.Time       `json:"ended"`
+	Pause       float64         `json:"pause_seconds"` // writers stopped until the verdict
+	Steps       []Step          `json:"steps"`
+	Rounds      int             `json:"rounds"` // delta passes before the freeze
+	FinalDelta  int64           `json:"final_delta_bytes"`
+	SourceRoot  string          `json:"source_root"`
+	TargetRoot  string          `json:"target_root"`
+	Compared    int64           `json:"compared_bytes"`
+	Free        int64           `json:"free_bytes"` // free space, not compared
+	Differ      []extent.Extent `json:"differ,omitempty"`
+	Unreadable  []string        `json:"unreadable,omitempty"`
+	Consistency string          `json:"consistency"`
+	Proof       string          `json:"tracker_proof"`
+	Left        string          `json:"source_left"` // frozen, read-only, stopped, running
+	Generation  string          `json:"generation"`
+	Epoch       uint64          `json:"epoch"`
+	Totals      Counts          `json:"totals"`
+	WireOut     int64           `json:"wire_out_bytes"`
+}
+
+// Step is one timed step of a report.
+type Step struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"`
+}
