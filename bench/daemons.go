@@ -1,0 +1,109 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const flowName = "disk"
+
+// or is the first string that is not empty.
+func or(s ...string) string {
+	for _, x := range s {
+		if x != "" {
+			return x
+		}
+	}
+	return ""
+}
+
+func (r *Rig) pinDir() string { return filepath.Join("/sys/fs/bpf", filepath.Base(r.Dir)) }
+
+// StartGateway writes the gateway's config at the first call and starts it. Later calls start it again on the same state.
+func (r *Rig) StartGateway() error {
+	conf := r.path("gateway.yaml")
+	if r.Proxy == nil {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if r.Proxy, err = NewProxy(addr); err != nil {
+			return err
+		}
+		text := fmt.Sprintf(`gateway:
+  listen: %s
+  state: %s
+  run: %s
+  socket: %s
+  metrics: {listen: "off"}
+  tls: {ca: %s, cert: %s, key: %s}
+  memory: %s
+  log-limit: %s
+  flows:
+    - {tenant: demo, host: web1, name: %s, target: %s, create: %v}
+`, addr, or(r.o.RedoDir, r.path("gw-state")), r.path("gw-run"), r.path("gateway.sock"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"),
+			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"), flowName, r.o.Target, r.o.Create)
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	var err error
+	r.gateway, err = r.start("gateway", "gateway", "-c", conf)
+	return err
+}
+
+// StartSource writes the source's config at the first call and starts it. Later calls start it again; what is tracked in the kernel goes on.
+func (r *Rig) StartSource() error {
+	conf := r.path("source.yaml")
+	if r.source == nil {
+		addr := r.Proxy.Addr()
+		if r.o.NoProxy {
+			addr = r.Proxy.target
+		}
+		text := fmt.Sprintf(`source:
+  state: %s
+  run: %s
+  socket: %s
+  metrics: {listen: "off"}
+  gateway: {address: %s, name: 127.0.0.1, ca: %s, cert: %s, key: %s, connections: %d}
+  limits: {memory: %s}
+  compression: %s
+  tracking: {pin-dir: %s}
+  flows:
+    - name: %s
+      volume: %s
+      interval: %s
+      cutover: {limit: %s, freeze-deadline: %s, leave: %s%s}
+`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
+			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), flowName, r.o.Volume, or(r.o.Interval, "1s"),
+			or(r.o.Limit, "1s"), or(r.o.Deadline, "10s"), or(r.o.Leave, "frozen"), hooks(r.o))
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			return err
+		}
+		r.Defer(func() error { return os.RemoveAll(r.pinDir()) })
+	}
+	var err error
+	r.source, err = r.start("source", "source", "-c", conf)
+	return err
+}
+
+func hooks(o RigOptions) string {
+	quote := func(key string, argv []string) string {
+		if argv == nil {
+			return ""
+		}
+		return fmt.Sprintf(`, %s: ["%s"]`, key, strings.Join(argv, `", "`))
+	}
+	return quote("stop-hook", o.StopHook) + quote("start-hook", o.StartHook)
+}
+
+// KillSource and KillGateway send SIGKILL.
+func (r *Rig) KillSource()  { r.source.Kill() }
+func (r *Rig) KillGateway() { r.gateway.Kill() }
+
+// SourcePid and GatewayPid tell the process ids, for measuring memory.
+func (r *Rig) SourcePid() int  { return r.source.Pid() }
+func (r *Rig) GatewayPid() int { return r.gateway.Pid() }
