@@ -1,0 +1,206 @@
+// Package config reads moverd.yaml, strictly: what is not understood is refused with its key and line (moverd.yaml(5)).
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Default is where the daemon looks without -c.
+const Default = "/etc/mover/moverd.yaml"
+
+// Config is a whole file. Either section may be missing.
+type Config struct {
+	Source  *Source  `yaml:"source,omitempty"`
+	Gateway *Gateway `yaml:"gateway,omitempty"`
+}
+
+// Metrics is where Prometheus scrapes.
+type Metrics struct {
+	Listen string `yaml:"listen"` // host:port; off: nowhere
+	Remote bool   `yaml:"remote"` // allow an address that is not loopback
+}
+
+// Source is the role that reads volumes.
+type Source struct {
+	State       File         `yaml:"state"`  // digest tables
+	Run         File         `yaml:"run"`    // sockets, locks, records of freezes
+	Socket      File         `yaml:"socket"` // control socket; default source.sock in Run
+	Metrics     Metrics      `yaml:"metrics"`
+	Gateway     Dial         `yaml:"gateway"`
+	Limits      Limits       `yaml:"limits"`
+	Compression string       `yaml:"compression"`
+	Tracking    Tracking     `yaml:"tracking"`
+	Flows       []SourceFlow `yaml:"flows"`
+}
+
+// Dial says how the gateway is reached.
+type Dial struct {
+	Address     string `yaml:"address"`        // host:port
+	Name        string `yaml:"name,omitempty"` // in the gateway's certificate; default the host of Address
+	CA          File   `yaml:"ca"`
+	Cert        File   `yaml:"cert"`
+	Key         File   `yaml:"key"`
+	Connections int    `yaml:"connections"` // for each flow
+}
+
+// Limits keep the source polite.
+type Limits struct {
+	Memory     Size   `yaml:"memory"`      // of the whole process
+	ReadRate   Rate   `yaml:"read-rate"`   // for each flow; 0 none
+	QueueDepth int    `yaml:"queue-depth"` // reads under way for each flow
+	CPU        int    `yaml:"cpu"`         // cores; 0 all
+	IOPriority string `yaml:"io-priority"` // idle, best-effort, none
+}
+
+// Tracking says how changes are found.
+type Tracking struct {
+	Method string `yaml:"method"` // auto, ebpf, scan
+	Memory Size   `yaml:"memory"` // of the bitmaps of one volume, in the kernel
+	PinDir File   `yaml:"pin-dir"`
+}
+
+// SourceFlow is one volume to move.
+type SourceFlow struct {
+	Name        string   `yaml:"name"`
+	Volume      File     `yaml:"volume"`
+	Interval    Duration `yaml:"interval"`      // between delta passes; 0s back to back
+	OnReadError string   `yaml:"on-read-error"` // stop, skip
+	Cutover     Cutover  `yaml:"cutover"`
+}
+
+// Cutover has the defaults of moverctl cutover.
+type Cutover struct {
+	Limit          Duration `yaml:"limit"`           // longest pause that is asked for
+	FreezeDeadline Duration `yaml:"freeze-deadline"` // longest pause that is possible on the way to the commit
+	StopHook       []string `yaml:"stop-hook,omitempty,flow"`
+	StartHook      []string `yaml:"start-hook,omitempty,flow"`
+	Leave          string   `yaml:"leave"` // frozen, read-only, stopped
+}
+
+// Gateway is the role that writes targets.
+type Gateway struct {
+	Listen   string        `yaml:"listen"`
+	State    File          `yaml:"state"`  // catalog, redo logs, dedup index
+	Run      File          `yaml:"run"`    // socket, lock
+	Socket   File          `yaml:"socket"` // control socket; default gateway.sock in Run
+	Metrics  Metrics       `yaml:"metrics"`
+	TLS      TLS           `yaml:"tls"`
+	Memory   Size          `yaml:"memory"`    // of the whole process
+	LogLimit Size          `yaml:"log-limit"` // redo log of one flow; a larger pass is applied directly
+	Dedup    Dedup         `yaml:"dedup"`
+	Flows    []GatewayFlow `yaml:"flows"`
+}
+
+// TLS names the gateway's certificate and the CA of its sources.
+type TLS struct {
+	CA   File `yaml:"ca"`
+	Cert File `yaml:"cert"`
+	Key  File `yaml:"key"`
+}
+
+// Dedup is the index of leaves of a tenant.
+type Dedup struct {
+	Memory Size `yaml:"memory"`
+	Off    bool `yaml:"off"`
+}
+
+// GatewayFlow is one target and who may write it.
+type GatewayFlow struct {
+	Tenant string `yaml:"tenant"`
+	Host   string `yaml:"host"`
+	Name   string `yaml:"name"`
+	Target File   `yaml:"target"`
+	Size   Size   `yaml:"size,omitempty"`   // of the image file that create makes
+	Create bool   `yaml:"create,omitempty"` // make the image file when it is missing
+}
+
+func (s *Source) defaults() {
+	*s = Source{
+		State: "/var/lib/mover", Run: "/run/mover",
+		Metrics:     Metrics{Listen: "127.0.0.1:9464"},
+		Gateway:     Dial{Connections: 4},
+		Limits:      Limits{Memory: 256 << 20, QueueDepth: 16, IOPriority: "idle"},
+		Compression: "auto",
+		Tracking:    Tracking{Method: "auto", Memory: 64 << 20, PinDir: "/sys/fs/bpf/mover"},
+	}
+}
+
+func (f *SourceFlow) defaults() {
+	f.Interval = Duration(30 * time.Second)
+	f.OnReadError = "stop"
+	f.Cutover = Cutover{Limit: Duration(time.Second), FreezeDeadline: Duration(10 * time.Second), Leave: "frozen"}
+}
+
+func (g *Gateway) defaults() {
+	*g = Gateway{
+		Listen: ":9465", State: "/var/lib/mover", Run: "/run/mover",
+		Metrics:  Metrics{Listen: "127.0.0.1:9466"},
+		Memory:   512 << 20,
+		LogLimit: 4 << 30,
+		Dedup:    Dedup{Memory: 64 << 20},
+	}
+}
+
+// Load reads and checks a file. Every error is an *Error.
+func Load(path string) (*Config, error) {
+	if path == "" {
+		path = Default
+	}
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &Error{File: path, Text: "no such file; write one as in moverd.yaml(5) or name another with -c"}
+	} else if err != nil {
+		return nil, &Error{File: path, Text: err.Error()}
+	}
+	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o022 != 0 {
+		// Hooks run as root: who may write this file may do everything.
+		return nil, &Error{File: path, Text: fmt.Sprintf("may be written by others than its owner (mode %04o); chmod go-w", st.Mode().Perm())}
+	}
+	return Parse(path, raw)
+}
+
+// Parse checks raw, which came from file.
+func Parse(file string, raw []byte) (*Config, error) {
+	d := &decoder{file: file, lines: map[string]int{}}
+	c := &Config{}
+	if err := d.document(bytes.NewReader(raw), c); err != nil {
+		return nil, err
+	}
+	c.derive()
+	v := &validator{file: file, lines: d.lines}
+	v.config(c)
+	return c, v.first()
+}
+
+// derive fills what follows from other keys.
+func (c *Config) derive() {
+	if s := c.Source; s != nil {
+		if s.Socket == "" {
+			s.Socket = s.Run + "/source.sock"
+		}
+		if s.Gateway.Name == "" {
+			s.Gateway.Name = hostOf(s.Gateway.Address)
+		}
+	}
+	if g := c.Gateway; g != nil && g.Socket == "" {
+		g.Socket = g.Run + "/gateway.sock"
+	}
+}
+
+// YAML prints the config that is in effect, defaults and all.
+func (c *Config) YAML() ([]byte, error) {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(c); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), e.Close()
+}

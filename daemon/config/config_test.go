@@ -1,0 +1,253 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moverd/mover/internal/sentinel"
+)
+
+// certs writes a self-signed pair and returns its folder.
+func certs(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pk, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "cert.pem"), 0o644, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	write(t, filepath.Join(dir, "key.pem"), 0o600, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})))
+	write(t, filepath.Join(dir, "open.pem"), 0o644, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})))
+	write(t, filepath.Join(dir, "disk"), 0o600, "x")
+	if err := os.Symlink(filepath.Join(dir, "disk"), filepath.Join(dir, "alias")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func write(t *testing.T, path string, mode os.FileMode, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const good = `source:
+  gateway:
+    address: gw.example:9465
+    ca: @@/cert.pem
+    cert: @@/cert.pem
+    key: @@/key.pem
+  limits:
+    memory: 256MiB
+    read-rate: 200Mbit/s
+  flows:
+    - name: root
+      volume: /dev/vda
+      cutover:
+        limit: 500ms
+    - name: data
+      volume: @@/disk
+      interval: 0s
+gateway:
+  state: /var/lib/mover/gateway
+  tls: {ca: @@/cert.pem, cert: @@/cert.pem, key: @@/key.pem}
+  flows:
+    - {tenant: acme, host: db1, name: root, target: /dev/vdb}
+    - {tenant: acme, host: db1, name: data, target: /srv/data.img, create: true, size: 1GiB}
+`
+
+func TestGood(t *testing.T) {
+	dir := certs(t)
+	c, err := Parse("moverd.yaml", []byte(strings.ReplaceAll(good, "@@", dir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, g := c.Source, c.Gateway
+	if s.Limits.ReadRate != 25e6 || s.Limits.Memory != 256<<20 || s.Limits.IOPriority != "idle" {
+		t.Errorf("limits %+v", s.Limits)
+	}
+	if s.Socket != "/run/mover/source.sock" || g.Socket != "/run/mover/gateway.sock" || s.Gateway.Name != "gw.example" {
+		t.Errorf("derived %q %q %q", s.Socket, g.Socket, s.Gateway.Name)
+	}
+	if f := s.Flows[0]; time.Duration(f.Interval) != 30*time.Second || time.Duration(f.Cutover.Limit) != 500*time.Millisecond ||
+		time.Duration(f.Cutover.FreezeDeadline) != 10*time.Second || f.Cutover.Leave != "frozen" || f.OnReadError != "stop" {
+		t.Errorf("flow %+v", f)
+	}
+	if s.Flows[1].Interval != 0 || g.Flows[1].Size != 1<<30 {
+		t.Errorf("flows %+v %+v", s.Flows[1], g.Flows[1])
+	}
+
+	// What is printed as effective reads back as the same.
+	text, err := c.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse("effective.yaml", text)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	text2, err := again.YAML()
+	if err != nil || string(text) != string(text2) {
+		t.Errorf("effective config changed when read again (%v):\n%s\n%s", err, text, text2)
+	}
+}
+
+// Each case changes the good file in one place.
+func TestBad(t *testing.T) {
+	dir := certs(t)
+	cases := []struct{ name, old, new, want string }{
+		{"unknown key", "  limits:\n", "  limitz:\n", "moverd.yaml:7: source.limitz: unknown key; allowed here: compression, flows, gateway, limits,"},
+		{"unknown section", "gateway:\n  state", "gatevay:\n  state", "moverd.yaml:18: gatevay: unknown key; allowed here: gateway, source"},
+		{"key twice", "    read-rate: 200Mbit/s\n", "    memory: 1GiB\n", "moverd.yaml:9: source.limits.memory: stands here a second time; the first is on line 8"},
+		{"unit", "200Mbit/s", "200Mbps", `moverd.yaml:9: source.limits.read-rate: "200Mbps": unknown unit "Mbps"; write it as in 200Mbit/s`},
+		{"no unit", "memory: 256MiB", "memory: 256", `moverd.yaml:8: source.limits.memory: "256" needs a number and a unit`},
+		{"no number", "memory: 256MiB", "memory: MiB", `moverd.yaml:8: source.limits.memory: "MiB" needs a number and a unit`},
+		{"negative", "memory: 256MiB", "memory: -1MiB", `source.limits.memory: "-1MiB" needs a number and a unit`},
+		{"huge", "memory: 256MiB", "memory: 99999999PiB", "is too large"},
+		{"little memory", "memory: 256MiB", "memory: 1MiB", "source.limits.memory: 1MiB is less than 64MiB"},
+		{"slow", "200Mbit/s", "1B/s", "source.limits.read-rate: is under 64KiB/s"},
+		{"duration", "500ms", "500", `moverd.yaml:14: source.flows[0].cutover.limit: "500" is not a duration; write it as in 10s`},
+		{"negative duration", "500ms", "-1s", `source.flows[0].cutover.limit: "-1s" is negative`},
+		{"limit over deadline", "500ms", "1h", "source.flows[0].cutover.limit: 1h0m0s is longer than freeze-deadline 10s"},
+		{"deadline", "limit: 500ms", "freeze-deadline: 1h", "source.flows[0].cutover.freeze-deadline: 1h0m0s is outside 100ms to 10m"},
+		{"null", "memory: 256MiB", "memory:", "source.limits.memory: needs one value"},
+		{"list for a value", "memory: 256MiB", "memory: [1]", "source.limits.memory: needs one value"},
+		{"value for a section", "  limits:\n    memory: 256MiB\n    read-rate: 200Mbit/s\n", "  limits: 3\n", "moverd.yaml:7: source.limits: needs keys and values"},
+		{"value for a list", "    - name: root\n      volume: /dev/vda\n      cutover:\n        limit: 500ms\n    - name: data\n      volume: @@/disk\n      interval: 0s\n", "    3\n", "source.flows: needs a list"},
+		{"alias", "volume: @@/disk", "volume: *x", "unknown anchor 'x' referenced"},
+		{"not a number", "memory: 256MiB", "cpu: two", `source.limits.cpu: "two" is not a whole number`},
+		{"not a bool", "create: true", "create: yep", `gateway.flows[1].create: "yep" is neither true nor false`},
+		{"queue depth", "memory: 256MiB", "queue-depth: 0", "source.limits.queue-depth: 0 is outside 1 to 256"},
+		{"cpu", "memory: 256MiB", "cpu: -1", "source.limits.cpu: -1 is negative"},
+		{"io priority", "memory: 256MiB", "io-priority: low", `source.limits.io-priority: "low" is none of idle, best-effort, none`},
+		{"compression", "  limits:\n", "  compression: lots\n  limits:\n", `source.compression: "lots" is none of auto`},
+		{"tracking", "  limits:\n", "  tracking: {method: magic}\n  limits:\n", `source.tracking.method: "magic" is none of auto, ebpf, scan`},
+		{"flow name", "name: root\n", "name: Root Disk\n", `moverd.yaml:11: source.flows[0].name: "Root Disk" is not a name`},
+		{"flow name with slash", "name: root\n", "name: a/b\n", `"a/b" is not a name`},
+		{"flow name with dots", "name: root\n", "name: ..\n", `".." is not a name`},
+		{"flow name missing", "    - name: root\n      volume", "    - volume", "moverd.yaml:11: source.flows[0].name: is missing"},
+		{"flow name twice", "name: data\n", "name: root\n", "moverd.yaml:15: source.flows[1].name: is the name of source.flows[0] too"},
+		{"volume twice", "/dev/vda", "@@/alias", "moverd.yaml:16: source.flows[1].volume: is the volume of source.flows[0] too"},
+		{"volume missing", "      volume: /dev/vda\n", "", "moverd.yaml:11: source.flows[0].volume: is missing"},
+		{"relative volume", "/dev/vda", "vda", `source.flows[0].volume: "vda" is not an absolute path`},
+		{"on-read-error", "interval: 0s", "on-read-error: ignore", `source.flows[1].on-read-error: "ignore" is none of stop, skip`},
+		{"leave", "limit: 500ms", "leave: alone", `"alone" is none of frozen, read-only, stopped`},
+		{"leave stopped", "limit: 500ms", "leave: stopped", "source.flows[0].cutover.leave: stopped needs a stop-hook"},
+		{"start hook alone", "limit: 500ms", "start-hook: [/bin/true]", "source.flows[0].cutover.start-hook: has no stop-hook"},
+		{"hook missing", "limit: 500ms", "stop-hook: [/nonexistent]", "source.flows[0].cutover.stop-hook: /nonexistent cannot be run"},
+		{"hook relative", "limit: 500ms", "stop-hook: [true]", `"true" is not an absolute path`},
+		{"hook is not a list", "limit: 500ms", "stop-hook: /bin/true", "source.flows[0].cutover.stop-hook: needs a list"},
+		{"address missing", "    address: gw.example:9465\n", "", "moverd.yaml:2: source.gateway.address: is missing"},
+		{"address", "gw.example:9465", "gw.example", `source.gateway.address: "gw.example" is not host:port`},
+		{"address without host", "gw.example:9465", ":9465", `source.gateway.address: ":9465" names no host`},
+		{"port", "gw.example:9465", "gw.example:99999", `is not host:port`},
+		{"connections", "    address:", "    connections: 17\n    address:", "source.gateway.connections: 17 is outside 1 to 16"},
+		{"ca missing", "    ca: @@/cert.pem\n", "", "moverd.yaml:2: source.gateway.ca: is missing"},
+		{"ca gone", "    ca: @@/cert.pem\n", "    ca: @@/nope.pem\n", "moverd.yaml:4: source.gateway.ca: open @@/nope.pem: no such file or directory; moverctl pki"},
+		{"key gone", "    key: @@/key.pem\n", "    key: @@/nope.pem\n", "moverd.yaml:6: source.gateway.key: open @@/nope.pem"},
+		{"key open to others", "    key: @@/key.pem\n", "    key: @@/open.pem\n", "moverd.yaml:6: source.gateway.key: @@/open.pem may be read by others than its owner (mode 0644); chmod 600"},
+		{"cert is not one", "    cert: @@/cert.pem\n", "    cert: @@/disk\n", "moverd.yaml:5: source.gateway.cert: @@/disk: tls: failed to find any PEM data"},
+		{"credentials", "    key: @@/key.pem\n", "    key: $CREDENTIALS_DIRECTORY/key\n", "source.gateway.key: $CREDENTIALS_DIRECTORY is only set by systemd"},
+		{"metrics open", "  limits:\n", "  metrics: {listen: 0.0.0.0:9464}\n  limits:\n", `source.metrics.listen: "0.0.0.0:9464" is not a loopback address`},
+		{"metrics address", "  limits:\n", "  metrics: {listen: here}\n  limits:\n", `source.metrics.listen: "here" is neither host:port nor off`},
+		{"no flows", "  flows:\n    - {tenant: acme, host: db1, name: root, target: /dev/vdb}\n    - {tenant: acme, host: db1, name: data, target: /srv/data.img, create: true, size: 1GiB}\n", "", "moverd.yaml:18: gateway.flows: needs at least one flow"},
+		{"one target twice", "/srv/data.img", "/dev/vdb", "moverd.yaml:23: gateway.flows[1].target: is the target of gateway.flows[0] too"},
+		{"one target by two paths", "/srv/data.img", "/srv/../dev/vdb", "gateway.flows[1].target: is the target of gateway.flows[0] too"},
+		{"one flow twice", "name: data, target", "name: root, target", "gateway.flows[1].name: is the flow of gateway.flows[0] too"},
+		{"tenant missing", "{tenant: acme, host: db1, name: root", "{host: db1, name: root", "gateway.flows[0].tenant: is missing"},
+		{"host", "host: db1, name: root", "host: DB1, name: root", `gateway.flows[0].host: "DB1" is not a name`},
+		{"target missing", ", target: /dev/vdb", "", "gateway.flows[0].target: is missing"},
+		{"create without size", ", size: 1GiB", "", "gateway.flows[1].create: needs size"},
+		{"size without create", "create: true, ", "", "gateway.flows[1].size: is only for create: true"},
+		{"odd size", "1GiB", "1000B", "gateway.flows[1].size: is not a multiple of 512 bytes"},
+		{"state shared", "  state: /var/lib/mover/gateway\n", "", "gateway.state: /var/lib/mover is the source's too"},
+		{"socket shared", "  state: /var/lib/mover/gateway\n", "  state: /x\n  socket: /run/mover/source.sock\n", "gateway.socket: /run/mover/source.sock is the source's too"},
+		{"tab", "  limits:\n", "\tlimits:\n", "moverd.yaml:6: found a tab character that violates indentation"},
+		{"two documents", "gateway:\n  state", "---\ngateway:\n  state", "a second document begins here"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if strings.Count(good, c.old) < 1 {
+				t.Fatalf("%q is not in the good file", c.old)
+			}
+			text := strings.ReplaceAll(strings.Replace(good, c.old, c.new, 1), "@@", dir)
+			_, err := Parse("moverd.yaml", []byte(text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			want := strings.ReplaceAll(c.want, "@@", dir)
+			if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("told   %v\nwanted %s", err, want)
+			}
+			if !errors.Is(err, sentinel.ErrUsage) {
+				t.Error("is not an error of usage")
+			}
+		})
+	}
+}
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Load(filepath.Join(dir, "none.yaml")); err == nil || !strings.Contains(err.Error(), "no such file; write one") {
+		t.Errorf("missing file: %v", err)
+	}
+	for name, text := range map[string]string{"empty": "", "comment": "# nothing\n"} {
+		path := filepath.Join(dir, name)
+		write(t, path, 0o600, text)
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "is empty; it needs a section") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	open := filepath.Join(dir, "open.yaml")
+	write(t, open, 0o600, "source: {}\n")
+	if err := os.Chmod(open, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(open); err == nil || !strings.Contains(err.Error(), "may be written by others than its owner (mode 0666)") {
+		t.Errorf("open file: %v", err)
+	}
+	if _, err := Parse("x.yaml", []byte("{}")); err == nil || err.Error() != "x.yaml:1: needs a section source: or gateway:" {
+		t.Errorf("no section: %v", err)
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	dir := certs(t)
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	text := strings.Replace(good, "    key: @@/key.pem\n", "    key: $CREDENTIALS_DIRECTORY/key.pem\n", 1)
+	c, err := Parse("x.yaml", []byte(strings.ReplaceAll(text, "@@", dir)))
+	if err != nil || string(c.Source.Gateway.Key) != filepath.Join(dir, "key.pem") {
+		t.Errorf("key %q, %v", c.Source.Gateway.Key, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("source: {flows: [{name: a}]}"))
+	f.Add([]byte("{"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if _, err := Parse("x.yaml", raw); err != nil && !errors.Is(err, sentinel.ErrUsage) {
+			t.Errorf("%v is not an error of usage", err)
+		}
+	})
+}

@@ -1,0 +1,289 @@
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// names may stand in file names, certificates and labels of metrics.
+var names = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,38}[a-z0-9])?$`)
+
+// validator collects what is wrong and where; the first in the order of the file is told.
+type validator struct {
+	file  string
+	lines map[string]int
+	errs  []*Error
+}
+
+func (v *validator) bad(key, format string, a ...any) {
+	line := v.lines[key]
+	for at := key; line == 0 && at != ""; {
+		// A key that is missing is told on the line of what should hold it.
+		cut := strings.LastIndexAny(at, ".[")
+		at = at[:max(cut, 0)]
+		line = v.lines[at]
+	}
+	v.errs = append(v.errs, &Error{File: v.file, Line: line, Key: key, Text: fmt.Sprintf(format, a...)})
+}
+
+func (v *validator) first() error {
+	if len(v.errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(v.errs, func(a, b *Error) int { return a.Line - b.Line })
+	return v.errs[0]
+}
+
+func (v *validator) config(c *Config) {
+	if c.Source == nil && c.Gateway == nil {
+		v.bad("", "needs a section source: or gateway:")
+	}
+	if c.Source != nil {
+		v.source(c.Source)
+	}
+	if c.Gateway != nil {
+		v.gateway(c.Gateway)
+	}
+	if s, g := c.Source, c.Gateway; s != nil && g != nil {
+		if s.State == g.State {
+			v.bad("gateway.state", "%s is the source's too; two roles on one host need two folders", g.State)
+		}
+		if s.Socket == g.Socket {
+			v.bad("gateway.socket", "%s is the source's too", g.Socket)
+		}
+	}
+}
+
+func (v *validator) source(s *Source) {
+	v.metrics("source.metrics", s.Metrics)
+	v.dial("source.gateway", s.Gateway)
+	v.limits("source.limits", s.Limits)
+	v.among("source.compression", s.Compression, "auto", "off", "fastest", "default", "better", "best")
+	v.among("source.tracking.method", s.Tracking.Method, "auto", "ebpf", "scan")
+	v.atLeast("source.tracking.memory", s.Tracking.Memory, 1<<20)
+	if len(s.Flows) == 0 {
+		v.bad("source.flows", "needs at least one flow")
+	}
+	flows, volumes := map[string]int{}, map[string]int{}
+	for i, f := range s.Flows {
+		key := fmt.Sprintf("source.flows[%d]", i)
+		v.name(key+".name", f.Name)
+		v.once(key+".name", "name", f.Name, i, "source.flows", flows)
+		if f.Volume == "" {
+			v.bad(key+".volume", "is missing; name the disk, partition, volume or image file to move")
+		} else {
+			v.once(key+".volume", "volume", deviceKey(string(f.Volume)), i, "source.flows", volumes)
+		}
+		v.among(key+".on-read-error", f.OnReadError, "stop", "skip")
+		v.cutover(key+".cutover", f.Cutover)
+	}
+}
+
+func (v *validator) dial(key string, d Dial) {
+	v.address(key+".address", d.Address, "10.0.0.7:9465")
+	if d.Address != "" && d.Name == "" {
+		v.bad(key+".address", "%q names no host", d.Address)
+	}
+	if d.Connections < 1 || d.Connections > 16 {
+		v.bad(key+".connections", "%d is outside 1 to 16", d.Connections)
+	}
+	v.readable(key+".ca", d.CA)
+	v.pair(key, d.Cert, d.Key)
+}
+
+func (v *validator) limits(key string, l Limits) {
+	v.atLeast(key+".memory", l.Memory, 64<<20)
+	if l.QueueDepth < 1 || l.QueueDepth > 256 {
+		v.bad(key+".queue-depth", "%d is outside 1 to 256", l.QueueDepth)
+	}
+	if l.CPU < 0 {
+		v.bad(key+".cpu", "%d is negative; 0 is all cores", l.CPU)
+	}
+	if l.ReadRate != 0 && l.ReadRate < 64<<10 {
+		v.bad(key+".read-rate", "is under 64KiB/s; such a flow never ends")
+	}
+	v.among(key+".io-priority", l.IOPriority, "idle", "best-effort", "none")
+}
+
+func (v *validator) cutover(key string, c Cutover) {
+	if c.Limit <= 0 {
+		v.bad(key+".limit", "must be longer than 0s")
+	}
+	if d := time.Duration(c.FreezeDeadline); d < 100*time.Millisecond || d > 10*time.Minute {
+		v.bad(key+".freeze-deadline", "%v is outside 100ms to 10m", d)
+	} else if c.Limit > c.FreezeDeadline {
+		v.bad(key+".limit", "%v is longer than freeze-deadline %v", time.Duration(c.Limit), d)
+	}
+	v.among(key+".leave", c.Leave, "frozen", "read-only", "stopped")
+	v.hook(key+".stop-hook", c.StopHook)
+	v.hook(key+".start-hook", c.StartHook)
+	if len(c.StartHook) > 0 && len(c.StopHook) == 0 {
+		v.bad(key+".start-hook", "has no stop-hook that it undoes")
+	}
+	if c.Leave == "stopped" && len(c.StopHook) == 0 {
+		v.bad(key+".leave", "stopped needs a stop-hook")
+	}
+}
+
+func (v *validator) gateway(g *Gateway) {
+	v.address("gateway.listen", g.Listen, ":9465")
+	v.metrics("gateway.metrics", g.Metrics)
+	v.atLeast("gateway.memory", g.Memory, 128<<20)
+	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
+	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
+	v.readable("gateway.tls.ca", g.TLS.CA)
+	v.pair("gateway.tls", g.TLS.Cert, g.TLS.Key)
+	if len(g.Flows) == 0 {
+		v.bad("gateway.flows", "needs at least one flow")
+	}
+	flows, targets := map[string]int{}, map[string]int{}
+	for i, f := range g.Flows {
+		key := fmt.Sprintf("gateway.flows[%d]", i)
+		v.name(key+".tenant", f.Tenant)
+		v.name(key+".host", f.Host)
+		v.name(key+".name", f.Name)
+		v.once(key+".name", "flow", f.Tenant+"/"+f.Host+"/"+f.Name, i, "gateway.flows", flows)
+		if f.Target == "" {
+			v.bad(key+".target", "is missing; name the disk or image file to write")
+		} else {
+			v.once(key+".target", "target", deviceKey(string(f.Target)), i, "gateway.flows", targets)
+		}
+		if f.Create && f.Size == 0 {
+			v.bad(key+".create", "needs size, the size of the image file to make")
+		}
+		if f.Size != 0 && !f.Create {
+			v.bad(key+".size", "is only for create: true")
+		}
+		if f.Size%512 != 0 {
+			v.bad(key+".size", "is not a multiple of 512 bytes")
+		}
+	}
+}
+
+func (v *validator) name(key, s string) {
+	switch {
+	case s == "":
+		v.bad(key, "is missing")
+	case !names.MatchString(s):
+		v.bad(key, "%q is not a name: 1 to 40 of a-z 0-9 . _ -, beginning and ending with a letter or digit", s)
+	}
+}
+
+func (v *validator) once(key, what, s string, i int, list string, seen map[string]int) {
+	if s == "" {
+		return
+	}
+	if first, twice := seen[s]; twice {
+		v.bad(key, "is the %s of %s[%d] too; each %s may stand once", what, list, first, what)
+		return
+	}
+	seen[s] = i
+}
+
+func (v *validator) among(key, s string, allowed ...string) {
+	if !slices.Contains(allowed, s) {
+		v.bad(key, "%q is none of %s", s, strings.Join(allowed, ", "))
+	}
+}
+
+func (v *validator) atLeast(key string, s, least Size) {
+	if s < least {
+		v.bad(key, "%v is less than %v", s, least)
+	}
+}
+
+func (v *validator) address(key, s, example string) {
+	if s == "" {
+		v.bad(key, "is missing; write it as in %s", example)
+		return
+	}
+	_, port, err := net.SplitHostPort(s)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 0 || n > 65535 {
+		v.bad(key, "%q is not host:port; write it as in %s", s, example)
+	}
+}
+
+func (v *validator) metrics(key string, m Metrics) {
+	if m.Listen == "off" {
+		return
+	}
+	host, port, err := net.SplitHostPort(m.Listen)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 0 || n > 65535 {
+		v.bad(key+".listen", "%q is neither host:port nor off", m.Listen)
+		return
+	}
+	ip, err := netip.ParseAddr(host)
+	if loopback := host == "localhost" || err == nil && ip.IsLoopback(); !loopback && !m.Remote {
+		v.bad(key+".listen", "%q is not a loopback address; metrics.remote: true allows that", m.Listen)
+	}
+}
+
+func (v *validator) readable(key string, f File) bool {
+	if f == "" {
+		v.bad(key, "is missing")
+		return false
+	}
+	h, err := os.Open(string(f))
+	if err != nil {
+		v.bad(key, "%v; moverctl pki makes certificates", err)
+		return false
+	}
+	h.Close()
+	return true
+}
+
+// pair checks that a certificate and its key belong together and that nobody else reads the key.
+func (v *validator) pair(key string, cert, private File) {
+	if !v.readable(key+".cert", cert) || !v.readable(key+".key", private) {
+		return
+	}
+	if st, err := os.Stat(string(private)); err == nil && st.Mode().Perm()&0o077 != 0 {
+		v.bad(key+".key", "%s may be read by others than its owner (mode %04o); chmod 600", private, st.Mode().Perm())
+		return
+	}
+	if _, err := tls.LoadX509KeyPair(string(cert), string(private)); err != nil {
+		v.bad(key+".cert", "%s: %v", cert, err)
+	}
+}
+
+func (v *validator) hook(key string, argv []string) {
+	if len(argv) == 0 {
+		return
+	}
+	if !filepath.IsAbs(argv[0]) {
+		v.bad(key, "%q is not an absolute path", argv[0])
+	} else if err := unix.Access(argv[0], unix.X_OK); err != nil {
+		v.bad(key, "%s cannot be run: %v", argv[0], err)
+	}
+}
+
+// deviceKey is equal for two names of one device or file.
+func deviceKey(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err == nil {
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			return fmt.Sprintf("b%d", st.Rdev)
+		}
+		return fmt.Sprintf("f%d:%d", st.Dev, st.Ino)
+	}
+	return filepath.Clean(path)
+}
+
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return ""
+	}
+	return host
+}
