@@ -1,0 +1,156 @@
+package mover
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/moverd/mover/internal/sentinel"
+)
+
+// Rate is a moving average of bytes (or anything) per second. What is HalfLife old weighs half. The zero value has a HalfLife of 5 s.
+type Rate struct {
+	HalfLife  time.Duration
+	n, weight float64 // decayed amounts and seconds
+}
+
+// Add tells that n were counted within d.
+func (r *Rate) Add(n int64, d time.Duration) {
+	half := r.HalfLife
+	if half == 0 {
+		half = 5 * time.Second
+	}
+	s := max(0, d.Seconds())
+	keep := math.Exp2(-s / half.Seconds())
+	r.n = r.n*keep + float64(n)
+	r.weight = r.weight*keep + s
+}
+
+// PerSecond is the average, 0 before anything was added.
+func (r *Rate) PerSecond() float64 {
+	if r.weight <= 0 {
+		return 0
+	}
+	return r.n / r.weight
+}
+
+// Seconds is how long n takes at rate; negative when that is not known.
+func Seconds(n int64, rate float64) float64 {
+	switch {
+	case n <= 0:
+		return 0
+	case rate <= 0:
+		return -1
+	}
+	return float64(n) / rate
+}
+
+// Pace is what was measured and decides how long a cutover would stop the writers.
+type Pace struct {
+	Line     float64       // logical bytes of deltas per second, end to end
+	Source   float64       // bytes per second that the source reads back
+	Target   float64       // bytes per second that the gateway reads back
+	RTT      time.Duration // one round trip
+	Freeze   time.Duration // to freeze, prove and keep
+	LeafSize int64
+	Granule  int64 // bytes of one dirty bit: the least that makes a leaf unknown
+}
+
+// Defaults where nothing was measured yet: slow enough not to promise too much.
+const (
+	defaultLine     = 10e6
+	defaultReadBack = 50e6
+	defaultFreeze   = 100 * time.Millisecond
+	cutoverTrips    = 6 // OPEN, OFFER, DATA and ACK, COMMIT, READBACK, one to spare
+)
+
+func or(v, instead float64) float64 {
+	if v > 0 {
+		return v
+	}
+	return instead
+}
+
+// Pause estimates how long the writers would stand still if they were stopped with dirty bytes pending and unknown bytes of leaves
+// still to be read back. Both ends read back at the same time.
+func (p Pace) Pause(dirty, unknown int64) time.Duration {
+	touched := unknown + dirty // at worst each dirty granule lies in a leaf of its own
+	if p.Granule > 0 && p.LeafSize > p.Granule {
+		touched = unknown + dirty/p.Granule*p.LeafSize
+	}
+	slower := min(or(p.Source, defaultReadBack), or(p.Target, defaultReadBack))
+	s := float64(dirty)/or(p.Line, defaultLine) + float64(touched)/slower
+	freeze := p.Freeze
+	if freeze == 0 {
+		freeze = defaultFreeze
+	}
+	return freeze + cutoverTrips*p.RTT + time.Duration(s*float64(time.Second))
+}
+
+// Converge decides after each round whether the writers may be stopped now.
+type Converge struct {
+	Limit   time.Duration // longest pause that is asked for
+	Timeout time.Duration // after it, a flow that is not there yet is given up; 0: never
+	Rounds  int           // rounds seen
+	last    time.Duration // estimate after the last round
+	best    time.Duration
+}
+
+// Gain that makes one more round worth its while once the limit is met: a third less.
+const gain = 2.0 / 3
+
+// Verdict of a round.
+type Verdict int
+
+const (
+	Again Verdict = iota // one more round
+	Go                   // stop the writers
+)
+
+// Round tells the estimate after a round, how long the rounds have taken, and the rates of writing and moving in bytes per second.
+// It returns ErrNotConverged with the reason when there is no hope within the limit.
+func (c *Converge) Round(estimate, elapsed time.Duration, written, moved float64) (Verdict, error) {
+	c.Rounds++
+	gained := c.Rounds == 1 || float64(estimate) < gain*float64(c.last)
+	c.last = estimate
+	if c.best == 0 || estimate < c.best {
+		c.best = estimate
+	}
+	if estimate <= c.Limit && (c.Rounds > 1 || estimate <= c.Limit/2) && (!gained || estimate <= c.Limit/4 || c.Rounds >= 8) {
+		return Go, nil
+	}
+	if c.Timeout == 0 || elapsed < c.Timeout {
+		return Again, nil
+	}
+	if estimate <= c.Limit {
+		return Go, nil
+	}
+	return Again, c.giveUp(elapsed, written, moved)
+}
+
+func (c *Converge) giveUp(elapsed time.Duration, written, moved float64) error {
+	why := "the rest does not shrink"
+	if written > moved {
+		why = "they cannot be caught up with"
+	}
+	return fmt.Errorf("%w after %d rounds in %v: writes arrive at %s, the line moves %s; %s. The pause would be about %v, the limit is %v; "+
+		"try again when less is written, or allow a longer pause", sentinel.ErrNotConverged, c.Rounds, elapsed.Round(time.Second),
+		PerSecond(written), PerSecond(moved), why, c.best.Round(10*time.Millisecond), c.Limit)
+}
+
+// PerSecond prints a rate for people.
+func PerSecond(rate float64) string { return Bytes(int64(rate)) + "/s" }
+
+// Bytes prints a size for people, in decimal units as lines are sold.
+func Bytes(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB", "PB"}
+	f, i := float64(n), 0
+	for math.Abs(f) >= 999.5 && i < len(units)-1 {
+		f /= 1000
+		i++
+	}
+	if i == 0 || math.Abs(f) >= 100 {
+		return fmt.Sprintf("%.0f %s", f, units[i])
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
+}

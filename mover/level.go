@@ -1,0 +1,72 @@
+package mover
+
+// Levels of compression, weakest first: 0 is none.
+const LevelCount = 5
+
+// LevelCost is what one level does to plain bytes.
+type LevelCost struct {
+	Seconds float64 // of one core, for each plain byte
+	Ratio   float64 // bytes on the wire for each plain byte
+}
+
+// priors are typical costs of zstd on program files, until something is measured.
+var priors = [LevelCount]LevelCost{{0, 1}, {1 / 180e6, 0.45}, {1 / 90e6, 0.42}, {1 / 35e6, 0.40}, {1 / 9e6, 0.38}}
+
+// Levels chooses how strongly to compress: so that neither the line waits for a core nor, where it is the bottleneck, a core
+// idles while the line is full. The zero value is ready.
+type Levels struct {
+	seen [LevelCount]LevelCost
+}
+
+// Observe tells what a level did to plain bytes: seconds of one core and bytes that came out.
+func (l *Levels) Observe(level int, plain, out int64, seconds float64) {
+	if plain <= 0 || level <= 0 || level >= LevelCount {
+		return
+	}
+	now := LevelCost{seconds / float64(plain), float64(out) / float64(plain)}
+	s := &l.seen[level]
+	if s.Ratio == 0 {
+		*s = now
+		return
+	}
+	const keep = 0.9
+	s.Seconds = keep*s.Seconds + (1-keep)*now.Seconds
+	s.Ratio = keep*s.Ratio + (1-keep)*now.Ratio
+}
+
+func (l *Levels) cost(level int) LevelCost {
+	if s := l.seen[level]; s.Ratio > 0 {
+		return s
+	}
+	c := priors[level]
+	// A level not tried yet gains as much over what was measured as it typically does.
+	for i := 1; i < LevelCount; i++ {
+		if s := l.seen[i]; s.Ratio > 0 {
+			c.Ratio *= s.Ratio / priors[i].Ratio
+			c.Seconds *= s.Seconds / priors[i].Seconds
+			break
+		}
+	}
+	return c
+}
+
+// Choose picks the level with which a byte takes the least time, given the line in bytes per second (0: not known), the cores
+// that may compress, and the weakest level that is acceptable. Among levels that are within a tenth, the stronger wins:
+// bytes on the line cost money.
+func (l *Levels) Choose(line float64, cores float64, weakest int) int {
+	if line <= 0 {
+		return max(weakest, 1)
+	}
+	best, bestTime := weakest, l.time(weakest, line, cores)
+	for i := weakest + 1; i < LevelCount; i++ {
+		if t := l.time(i, line, cores); t < bestTime || i > 1 && t <= bestTime*1.02 && l.cost(i).Ratio < l.cost(best).Ratio*0.98 {
+			best, bestTime = i, min(t, bestTime)
+		}
+	}
+	return best
+}
+
+func (l *Levels) time(level int, line, cores float64) float64 {
+	c := l.cost(level)
+	return max(c.Seconds/max(cores, 0.1), c.Ratio/line)
+}
