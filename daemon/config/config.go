@@ -117,7 +117,7 @@ type GatewayFlow struct {
 	Host   string `yaml:"host"`
 	Name   string `yaml:"name"`
 	Target File   `yaml:"target"`
-	Size   Size   `yaml:"size,omitempty"`   // of the image file that create makes
+	Size   Size   `yaml:"size,omitempty"`   // of the image file that create makes; 0: the volume's
 	Create bool   `yaml:"create,omitempty"` // make the image file when it is missing
 }
 

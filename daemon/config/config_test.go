@@ -177,7 +177,6 @@ func TestBad(t *testing.T) {
 		{"tenant missing", "{tenant: acme, host: db1, name: root", "{host: db1, name: root", "gateway.flows[0].tenant: is missing"},
 		{"host", "host: db1, name: root", "host: DB1, name: root", `gateway.flows[0].host: "DB1" is not a name`},
 		{"target missing", ", target: /dev/vdb", "", "gateway.flows[0].target: is missing"},
-		{"create without size", ", size: 1GiB", "", "gateway.flows[1].create: needs size"},
 		{"size without create", "create: true, ", "", "gateway.flows[1].size: is only for create: true"},
 		{"odd size", "1GiB", "1000B", "gateway.flows[1].size: is not a multiple of 512 bytes"},
 		{"state shared", "  state: /var/lib/mover/gateway\n", "", "gateway.state: /var/lib/mover is the source's too"},

@@ -159,9 +159,6 @@ func (v *validator) gateway(g *Gateway) {
 		} else {
 			v.once(key+".target", "target", deviceKey(string(f.Target)), i, "gateway.flows", targets)
 		}
-		if f.Create && f.Size == 0 {
-			v.bad(key+".create", "needs size, the size of the image file to make")
-		}
 		if f.Size != 0 && !f.Create {
 			v.bad(key+".size", "is only for create: true")
 		}

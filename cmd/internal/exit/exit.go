@@ -1,0 +1,29 @@
+// Package exit maps errors to exit codes, for every command in one place.
+package exit
+
+import (
+	"errors"
+
+	"github.com/moverd/mover/internal/sentinel"
+)
+
+// Exit codes.
+const (
+	Done     = 0
+	Failed   = 1
+	Usage    = 2 // usage or config
+	NotEqual = 3 // not converged, or verification failed
+)
+
+// Code is what a command that ended with err exits with.
+func Code(err error) int {
+	switch {
+	case err == nil:
+		return Done
+	case errors.Is(err, sentinel.ErrUsage):
+		return Usage
+	case errors.Is(err, sentinel.ErrNotConverged), errors.Is(err, sentinel.ErrDiffer):
+		return NotEqual
+	}
+	return Failed
+}

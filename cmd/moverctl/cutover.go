@@ -1,0 +1,118 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/mover"
+)
+
+func (a *app) cutoverCmd() *cobra.Command {
+	var rehearse, yes bool
+	var limit, deadline time.Duration
+	var leave, file string
+	c := &cobra.Command{
+		Use:   "cutover FLOW",
+		Short: "Stop the writers, send the last changes, compare both ends, hand the target over",
+		Long: `Passes run until the rest is small enough for the limit; then the filesystems are frozen (or the stop hook runs), the last changes are
+sent, and both ends are read back and compared. The report tells how long the writers stood still.
+Interrupting moverctl ends a cutover before the freeze; after it the cutover goes on to its end.`,
+		Args: exactly("FLOW"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if leave != "" && !slices.Contains([]string{"frozen", "read-only", "stopped"}, leave) {
+				return usagef("--leave %s: is none of frozen, read-only, stopped", leave)
+			}
+			if limit < 0 || deadline < 0 {
+				return usagef("--limit and --deadline must be longer than 0s")
+			}
+			if rehearse && leave != "" {
+				return usagef("--leave goes with a real cutover; a rehearsal always lets the writers go on")
+			}
+			if !rehearse {
+				if err := a.confirm(yes, fmt.Sprintf("Cut %s over? Its writers stop and stay stopped until a rollback.", args[0])); err != nil {
+					return err
+				}
+			}
+			req := control.Request{Flow: args[0], Rehearse: rehearse, Limit: limit.Seconds(), Deadline: deadline.Seconds(), Leave: leave}
+			return a.reported(c, sourceSocket, control.Cutover, req, file)
+		},
+	}
+	c.Flags().BoolVar(&rehearse, "rehearse", false, "do the same, then let the writers go on and keep replicating")
+	c.Flags().DurationVar(&limit, "limit", 0, "longest estimated pause to go ahead with (default: as configured)")
+	c.Flags().DurationVar(&deadline, "deadline", 0, "thaw after so long whatever happens, if the target has not committed (default: as configured)")
+	c.Flags().StringVar(&leave, "leave", "", "leave the source frozen, read-only or stopped (default: as configured)")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	reportFlag(c, &file)
+	return c
+}
+
+func (a *app) verifyCmd() *cobra.Command {
+	var all bool
+	var file string
+	c := &cobra.Command{
+		Use:   "verify FLOW",
+		Short: "Compare source and target now and name the extents that differ",
+		Args:  exactly("FLOW"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.reported(c, sourceSocket, control.Verify, control.Request{Flow: args[0], All: all}, file)
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "read every byte of both ends again, not only what was touched since its last reading")
+	reportFlag(c, &file)
+	return c
+}
+
+func reportFlag(c *cobra.Command, file *string) {
+	c.Flags().StringVar(file, "report", "", "also write the report as JSON to this file (not on a filesystem that stays frozen)")
+}
+
+// reported runs a verb that ends in a report, and shows it also when it says no.
+func (a *app) reported(c *cobra.Command, socket, verb string, req control.Request, file string) error {
+	if file != "" { // tell before hours of work, not after
+		if err := writable(file); err != nil {
+			return err
+		}
+	}
+	p := &steps{w: a.out, cols: width(a.out), now: a.now, quiet: a.output == "json"}
+	result, err := a.client(socket).Do(c.Context(), verb, req, p.show)
+	p.end()
+	if r := result.Report; r != nil {
+		if file != "" {
+			err = errors.Join(err, save(file, r))
+		}
+		if a.output == "json" {
+			err = errors.Join(err, a.json(r))
+		} else {
+			printReport(a.out, r)
+		}
+	}
+	return err
+}
+
+func writable(file string) error {
+	f, err := os.CreateTemp(filepath.Dir(file), ".report-*")
+	if err != nil {
+		return usagef("--report %s: %v", file, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+func save(file string, r *mover.Report) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	temp := file + ".part"
+	if err := os.WriteFile(temp, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return os.Rename(temp, file)
+}

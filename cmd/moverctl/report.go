@@ -1,0 +1,143 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/units"
+	"github.com/moverd/mover/mover"
+)
+
+// steps shows progress: on a terminal the last line moves, elsewhere a line appears when there is news.
+type steps struct {
+	w     io.Writer
+	cols  int
+	now   func() time.Time
+	quiet bool
+
+	step, text string
+	at         time.Time
+	open       bool // the last line has no end yet
+}
+
+func (s *steps) show(p mover.Progress) {
+	if s.quiet {
+		return
+	}
+	text := p.Text
+	if p.Total > 0 {
+		text += fmt.Sprintf("  %d%% of %s", percent(p.Done, p.Total), units.Size(p.Total))
+		if p.ETA > 0 {
+			text += ", " + units.Duration(seconds(p.ETA)) + " left"
+		}
+	}
+	line := strings.TrimRight(fmt.Sprintf("  %-10s %s", p.Step, strings.TrimSpace(text)), " ")
+	now := s.now()
+	if s.cols > 0 {
+		if s.open && p.Step != s.step {
+			fmt.Fprintln(s.w)
+		}
+		if r := []rune(line); len(r) >= s.cols {
+			line = string(r[:s.cols-2]) + "…"
+		}
+		fmt.Fprintf(s.w, "\r\x1b[K%s", line)
+		s.open = true
+	} else if p.Step != s.step || p.Text != s.text && now.Sub(s.at) >= time.Second || now.Sub(s.at) >= 10*time.Second {
+		fmt.Fprintln(s.w, line)
+		s.at = now
+	}
+	s.step, s.text = p.Step, p.Text
+}
+
+func (s *steps) end() {
+	if s.open {
+		fmt.Fprintln(s.w)
+	}
+}
+
+// printReport writes the outcome of a cutover, a rehearsal or a verification for people.
+func printReport(w io.Writer, r *mover.Report) {
+	verdict := "done: source and target are equal"
+	if !r.OK {
+		verdict = "NOT done"
+		if r.Error != "" {
+			verdict += ": " + r.Error
+		}
+	}
+	fmt.Fprintf(w, "\n%s of %s %s\n", r.Kind, r.Flow, verdict)
+	say := func(name, format string, a ...any) { fmt.Fprintf(w, "  %-18s %s\n", name, fmt.Sprintf(format, a...)) }
+	took := r.Ended.Sub(r.Started)
+	say("took", "%s", units.Duration(took))
+	if r.Kind != "verify" {
+		say("writers stood", "%s", units.Duration(seconds(r.Pause)))
+		say("rounds before", "%d, the last delta was %s", r.Rounds, units.Size(r.FinalDelta))
+	}
+	for _, s := range r.Steps {
+		say("  "+s.Name, "%s", units.Duration(seconds(s.Seconds)))
+	}
+	c := r.Totals
+	say("leaves", "%d offered: %d sent, %d equal already, %d copied at the gateway", c.Offered, c.Sent, c.Same, c.Copied)
+	say("parts", "%s put, %s zeros, %s free", units.Size(int64(c.Put)), units.Size(int64(c.Zero)), units.Size(int64(c.Free)))
+	moved := int64(c.Sent)*16<<10 + int64(c.Put)
+	say("logical bytes", "%s moved", units.Size(moved))
+	say("on the wire", "%s%s", units.Size(r.WireOut), average(r.WireOut, took))
+	if r.SourceRoot != "" || r.TargetRoot != "" {
+		say("source root", "%s", or(r.SourceRoot, "none"))
+		say("target root", "%s", or(r.TargetRoot, "none"))
+		say("compared", "%s read back from both devices; %s free space by its marker", units.Size(r.Compared), units.Size(r.Free))
+	}
+	if len(r.Differ) > 0 {
+		say("differ", "%s", extents(r.Differ))
+	}
+	for _, u := range r.Unreadable {
+		say("unreadable", "%s (skipped as told; the target has zeros there)", u)
+	}
+	if r.Consistency != "" {
+		say("recovery point", "%s consistent, epoch %d of generation %s", r.Consistency, r.Epoch, or(r.Generation, "none"))
+	}
+	if r.Proof != "" {
+		say("tracker", "%s", r.Proof)
+	}
+	if r.Left != "" {
+		say("source left", "%s", r.Left)
+	}
+	switch {
+	case r.OK && r.Kind == "cutover":
+		say("next", "start the target in the cloud; moverctl rollback %s lets the source go on instead", r.Flow)
+	case r.OK && r.Kind == "rehearsal":
+		say("next", "moverctl cutover %s", r.Flow)
+	}
+}
+
+func average(n int64, took time.Duration) string {
+	if took < 10*time.Millisecond || n == 0 {
+		return ""
+	}
+	return ", " + units.Rate(float64(n)/took.Seconds()) + " on average"
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// extents lists byte ranges; after ten it tells how many more there are.
+func extents(all []extent.Extent) string {
+	var parts []string
+	var bytes int64
+	for i, e := range all {
+		bytes += e.Len
+		if i < 10 {
+			parts = append(parts, fmt.Sprintf("%d+%d", e.Off, e.Len))
+		}
+	}
+	if n := len(all) - 10; n > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more (see -o json)", n))
+	}
+	return fmt.Sprintf("%s in %d extents (offset+length): %s", units.Size(bytes), len(all), strings.Join(parts, " "))
+}

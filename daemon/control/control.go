@@ -1,0 +1,116 @@
+// Package control is how moverctl talks to a daemon: HTTP and JSON over a unix socket that only root may use.
+//
+// GET /v1/daemon answers Daemon, GET /v1/status a list of mover.Status. POST /v1/VERB takes Request and streams Lines,
+// one JSON value on each line: progress while it lasts, then one line that ends it.
+package control
+
+import (
+	"context"
+	"errors"
+
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+)
+
+// Verbs that a Service may know.
+const (
+	Pause    = "pause"
+	Resume   = "resume"
+	Sync     = "sync"
+	Cutover  = "cutover"
+	Rollback = "rollback"
+	Verify   = "verify"
+	Thaw     = "thaw"
+	Claim    = "claim"
+)
+
+// Verbs lists all of them.
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim}
+
+// FreezeStep is the step of a cutover from which on a lost client changes nothing.
+const FreezeStep = "freeze"
+
+// Daemon tells whom one talks to.
+type Daemon struct {
+	Role    string `json:"role"`
+	Version string `json:"version"`
+	Pid     int    `json:"pid"`
+	Config  string `json:"config"` // path of the file
+}
+
+// Request is the body of a POST. What a verb does not know must be zero.
+type Request struct {
+	Flow      string  `json:"flow"`
+	Rehearse  bool    `json:"rehearse,omitempty"`         // cutover
+	Limit     float64 `json:"limit_seconds,omitempty"`    // cutover; 0: as configured
+	Deadline  float64 `json:"deadline_seconds,omitempty"` // cutover
+	Leave     string  `json:"leave,omitempty"`            // cutover
+	All       bool    `json:"all,omitempty"`              // verify: read every leaf again
+	Overwrite bool    `json:"overwrite,omitempty"`        // claim
+}
+
+// Line is one line of an answer. Exactly one field is set.
+type Line struct {
+	Progress *mover.Progress `json:"progress,omitempty"`
+	Result   *Result         `json:"result,omitempty"` // the last line when all went well
+	Failure  *Failure        `json:"failure,omitempty"`
+}
+
+// Result is what a verb came to.
+type Result struct {
+	Text   string        `json:"text,omitempty"`
+	Report *mover.Report `json:"report,omitempty"`
+}
+
+// Failure is an error on its way through JSON. A report may come with it: of what differed.
+type Failure struct {
+	Code   string        `json:"code"`
+	Text   string        `json:"text"`
+	Report *mover.Report `json:"report,omitempty"`
+}
+
+// codes are the sentinels that survive the way; all others become "failed".
+var codes = []struct {
+	name string
+	is   error
+}{
+	{"not-found", sentinel.ErrNotFound},
+	{"usage", sentinel.ErrUsage},
+	{"not-converged", sentinel.ErrNotConverged},
+	{"differ", sentinel.ErrDiffer},
+	{"refused", sentinel.ErrRefused},
+	{"denied", sentinel.ErrDenied},
+	{"fenced", sentinel.ErrFenced},
+	{"corrupt", sentinel.ErrCorrupt},
+	{"not-supported", sentinel.ErrNotSupported},
+}
+
+// failure packs err.
+func failure(err error, report *mover.Report) *Failure {
+	for _, c := range codes {
+		if errors.Is(err, c.is) {
+			return &Failure{Code: c.name, Text: err.Error(), Report: report}
+		}
+	}
+	return &Failure{Code: "failed", Text: err.Error(), Report: report}
+}
+
+func (f *Failure) Error() string { return f.Text }
+
+// Is finds the sentinel again that err had on the other side.
+func (f *Failure) Is(target error) bool {
+	for _, c := range codes {
+		if c.name == f.Code {
+			return c.is == target
+		}
+	}
+	return false
+}
+
+// Service is what a daemon does. Do may be called at the same time for several flows. progress is never called after Do returned.
+type Service interface {
+	Daemon() Daemon
+	Status() []mover.Status
+	// Do runs a verb. A report may come together with an error.
+	Do(ctx context.Context, verb string, r Request, progress func(mover.Progress)) (Result, error)
+}

@@ -1,0 +1,79 @@
+package metrics
+
+import (
+	"flag"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moverd/mover/mover"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite golden files")
+
+func flowsForTest() []mover.Status {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 500_000_000, time.UTC)
+	return []mover.Status{
+		{Flow: "root", Role: "source", Size: 12 << 30, State: mover.Passing, Tracking: "ebpf: tp_btf, 3 copies", Dirty: 212 << 20, DirtyRate: 5e6, Lag: 3.5,
+			Estimate: 1.25, Conns: 4, RTT: 0.02, Passes: 7, Rescans: 1, Reconnects: 2, Resent: 4096, WireOut: 1 << 30, WireIn: 1 << 20,
+			Pass:   &mover.Pass{Kind: "delta", Total: 1000, Read: 800, Acked: 600},
+			Totals: mover.Counts{Offered: 10, Same: 4, Copied: 1, Sent: 5, Put: 512, Zero: 1024, Free: 2048, Unreadable: 512}, Unreadable: []string{"[0,512)"},
+			Memory: 8 << 20, MemoryLimit: 128 << 20, PointTime: at, PointEpoch: 6},
+		{Flow: "acme/db1/root", Role: "gateway", Size: 12 << 30, State: mover.Waiting, Log: 5, LogLimit: 10},
+	}
+}
+
+// The scrape is golden: a name, a label or a unit that changes breaks somebody's alert.
+func TestScrape(t *testing.T) {
+	w := httptest.NewRecorder()
+	Handler("source", "v1.2.3", flowsForTest).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	var ours []string
+	for l := range strings.Lines(w.Body.String()) {
+		if strings.Contains(l, "mover_") {
+			ours = append(ours, l)
+		}
+	}
+	got := strings.Join(ours, "")
+	const golden = "testdata/scrape.txt"
+	if *rewrite {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("scrape changed; look at the difference, then go test -rewrite. got:\n%s", got)
+	}
+	for _, name := range Names() {
+		if !strings.Contains(got, "# TYPE "+name+" ") {
+			t.Errorf("%s is not in the scrape", name)
+		}
+	}
+	if w := httptest.NewRecorder(); true {
+		Handler("source", "v1.2.3", flowsForTest).ServeHTTP(w, httptest.NewRequest("POST", "/metrics", nil))
+		if w.Code != 405 {
+			t.Errorf("POST answered %d", w.Code)
+		}
+	}
+	promtool(t, w.Body.String())
+}
+
+// promtool judges names and help texts where it is installed; it is not needed for the golden scrape.
+func promtool(t *testing.T, scrape string) {
+	path, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Log("promtool is not installed (package prometheus); names were not judged by it")
+		return
+	}
+	cmd := exec.Command(path, "check", "metrics")
+	cmd.Stdin = strings.NewReader(scrape)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+}
