@@ -65,6 +65,14 @@ const (
 	CodecZstd    = 1
 	ScopeTouched = 1
 	ScopeAll     = 2
+
+	// MaxBulk is the largest payload that DATA or PUT can have: what ReadFrame may ask its get for.
+	MaxBulk = 2 + MaxItems*itemSize + 37 + MaxPlain
+	// MaxSize bounds volumes, offsets and ends of items, so that no sum of two overflows an int64.
+	MaxSize = 1 << 62
+	// MaxConnBytes is where a connection should be replaced: a TLS 1.3 key is good for 2^24.5 full records
+	// of AES-GCM (RFC 8446, 5.5), and crypto/tls never changes it by itself.
+	MaxConnBytes = 256 << 30
 )
 
 // Codes of ERROR.

@@ -1,0 +1,312 @@
+package wire
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/internal/sentinel"
+)
+
+const (
+	// sliceSize is what one write hands over: four full TLS records. The peer has to take a slice within DeadMS, which a
+	// line of 20 kbit/s can.
+	sliceSize = 64 << 10
+	// keepScratch is how much memory a large control frame may leave behind.
+	keepScratch = 256 << 10
+	// floorRate is the slowest a frame may trickle in, bytes/s, so that no peer holds a buffer for ever.
+	floorRate = 1 << 10
+)
+
+// Conn sends and receives frames.
+//
+// One goroutine reads, any number write. ReadFrame deals with PING, PONG and ERROR itself; Keepalive has to run beside it to
+// send and answer pings. A goroutine that reads must not depend on its own writes at both ends: if both wait for a full line to
+// empty, nobody reads. In Mover the source's reader never writes.
+type Conn struct {
+	nc    net.Conn
+	count *CountConn // below TLS, or nil
+	dead  time.Duration
+	pulse atomic.Int64 // ns between pings
+
+	in, out atomic.Int64
+	rtt     atomic.Int64 // ns, 0: not known yet
+	begun   bool         // the reader has seen a frame that is no ping
+	limit   time.Time    // of the reader: no read lasts longer, if set
+	head    [HeaderSize]byte
+	small   []byte // payloads of the reader that nobody supplied
+
+	pong   chan uint64 // cookie to answer, the latest
+	ponged chan uint64 // cookie that was answered
+
+	mu      sync.Mutex // guards all below, and the order of writes
+	scratch []byte
+	werr    error // first error of a write; later ones would follow a torn frame
+
+	failing atomic.Bool // Fail has begun: no more writes but its own
+	once    sync.Once
+	cerr    error
+}
+
+// NewConn makes a Conn of a TLS connection that Dial, NewListener, tls.Client or tls.Server gave, or in tests of any net.Conn.
+func NewConn(nc net.Conn) *Conn {
+	c := &Conn{nc: nc, dead: DeadMS * time.Millisecond, pong: make(chan uint64, 1), ponged: make(chan uint64, 1)}
+	c.pulse.Store(int64(KeepaliveMS * time.Millisecond))
+	c.scratch = make([]byte, 0, sliceSize)
+	if t, ok := nc.(*tls.Conn); ok {
+		c.count, _ = t.NetConn().(*CountConn)
+	}
+	return c
+}
+
+// In and Out count the bytes of frames that were received and sent.
+func (c *Conn) In() int64  { return c.in.Load() }
+func (c *Conn) Out() int64 { return c.out.Load() }
+
+// WireIn and WireOut count the bytes on the line, TLS included, where the connection is over a CountConn, else frames.
+func (c *Conn) WireIn() int64 {
+	if c.count == nil {
+		return c.In()
+	}
+	return c.count.WireIn()
+}
+
+func (c *Conn) WireOut() int64 {
+	if c.count == nil {
+		return c.Out()
+	}
+	return c.count.WireOut()
+}
+
+// RemoteAddr is the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+
+// TLS is the state of the TLS connection; false over anything else.
+func (c *Conn) TLS() (tls.ConnectionState, bool) {
+	if t, ok := c.nc.(*tls.Conn); ok {
+		return t.ConnectionState(), true
+	}
+	return tls.ConnectionState{}, false
+}
+
+// Write sends one frame. Bodies of Data and Put are not copied and may be used again when Write returns. After an error the
+// connection is of no more use.
+func (c *Conn) Write(t Type, seq uint32, m Message) error {
+	if err := checkOut(t, seq, m); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failing.Load() {
+		return net.ErrClosed
+	}
+	return c.write(t, seq, m)
+}
+
+// write is Write under mu.
+func (c *Conn) write(t Type, seq uint32, m Message) error {
+	if c.werr != nil {
+		return c.werr
+	}
+	var head [HeaderSize]byte
+	b := append(c.scratch[:0], head[:]...)
+	var body []byte
+	if big, ok := m.(bulk); ok {
+		b, body = big.appendHead(b), big.body()
+	} else {
+		b = m.Append(b)
+	}
+	putHeader(b, t, seq, len(b)-HeaderSize+len(body))
+	// The head shares its first record with the begin of the body, so that all records but the last are full.
+	if n := sliceSize - len(b); n > 0 {
+		n = min(n, len(body))
+		b, body = append(b, body[:n]...), body[n:]
+	}
+	if cap(b) <= keepScratch {
+		c.scratch = b
+	}
+	if err := c.send(b); err != nil {
+		return c.broken(t, err)
+	}
+	if err := c.send(body); err != nil {
+		return c.broken(t, err)
+	}
+	return nil
+}
+
+// send writes p in slices, each with its own deadline: a slow line is not a dead peer.
+func (c *Conn) send(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), sliceSize)
+		if !c.failing.Load() {
+			c.nc.SetWriteDeadline(time.Now().Add(c.dead))
+		}
+		if err := c.sendSlice(p[:n]); err != nil {
+			return err
+		}
+		c.out.Add(int64(n))
+		p = p[n:]
+	}
+	return nil
+}
+
+func (c *Conn) sendSlice(p []byte) error {
+	if c.count == nil {
+		_, err := c.nc.Write(p)
+		return err
+	}
+	c.count.join()
+	_, err := c.nc.Write(p)
+	return errors.Join(err, c.count.flush())
+}
+
+func (c *Conn) broken(t Type, err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("peer has taken nothing for %v, it or the line is gone: %w", c.dead, err)
+	}
+	c.werr = fmt.Errorf("send %v: %w", t, Explain(err))
+	return c.werr
+}
+
+// ReadFrame waits for the next frame. get supplies memory of at least n bytes, at most MaxBulk, for the payloads of DATA and PUT;
+// those of all other types, and of all if get is nil, are valid until the next ReadFrame. After an error, memory that get gave
+// for this frame is the caller's again.
+//
+// An ERROR of the peer is returned as *Error. io.EOF means that the peer closed between frames.
+func (c *Conn) ReadFrame(get func(n int) []byte) (Frame, error) {
+	for {
+		f, err := c.readFrame(get)
+		if err != nil {
+			return Frame{}, err
+		}
+		switch f.Type {
+		case TypePing, TypePong:
+			var m Ping // both are a cookie
+			if err := m.Decode(f.Payload); err != nil {
+				return Frame{}, err
+			}
+			if f.Type == TypePing {
+				latest(c.pong, m.Cookie)
+			} else {
+				latest(c.ponged, m.Cookie)
+			}
+		case TypeError:
+			e := new(Error)
+			if err := e.Decode(f.Payload); err != nil {
+				return Frame{}, err
+			}
+			return Frame{}, e
+		default:
+			c.begun = true
+			return f, nil
+		}
+	}
+}
+
+// latest puts v into a channel of capacity one in place of what is there.
+func latest(ch chan uint64, v uint64) {
+	for {
+		select {
+		case ch <- v:
+			return
+		default:
+		}
+		select {
+		case <-ch:
+		default:
+		}
+	}
+}
+
+func (c *Conn) readFrame(get func(n int) []byte) (Frame, error) {
+	if err := c.fill(c.head[:], true); err != nil {
+		return Frame{}, c.lost("a frame", err)
+	}
+	t, seq, n, err := DecodeHeader(c.head[:])
+	if err != nil {
+		return Frame{}, err
+	}
+	p := c.memory(t, n, get)
+	if len(p) < n {
+		return Frame{}, fmt.Errorf("read %v: no memory for %d bytes", t, n)
+	}
+	if err := c.fill(p[:n], false); err != nil {
+		return Frame{}, c.lost(t.String(), err)
+	}
+	c.in.Add(int64(HeaderSize + n))
+	return Frame{t, seq, p[:n]}, nil
+}
+
+func (c *Conn) memory(t Type, n int, get func(n int) []byte) []byte {
+	if t.Bulk() && get != nil {
+		return get(n)
+	}
+	if cap(c.small) < n {
+		c.small = make([]byte, max(n, 4<<10))
+	}
+	p := c.small[:cap(c.small)]
+	if cap(c.small) > keepScratch && get != nil {
+		c.small = nil // a rare large OPENED
+	}
+	return p
+}
+
+// fill reads all of p. Some byte has to come every c.dead; and once the first has come, the rest at floorRate at least.
+func (c *Conn) fill(p []byte, first bool) error {
+	var end time.Time
+	if !first {
+		end = time.Now().Add(c.dead + time.Duration(len(p))*time.Second/floorRate)
+	}
+	for got := 0; got < len(p); {
+		now := time.Now()
+		if first && got > 0 && end.IsZero() {
+			end = now.Add(c.dead)
+		}
+		c.nc.SetReadDeadline(earliest(now.Add(c.dead), end, c.limit))
+		n, err := c.nc.Read(p[got:])
+		got += n
+		switch {
+		case got == len(p):
+			return nil
+		case err == io.EOF && (got > 0 || !first):
+			return io.ErrUnexpectedEOF
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func earliest(t time.Time, others ...time.Time) time.Time {
+	for _, o := range others {
+		if !o.IsZero() && o.Before(t) {
+			t = o
+		}
+	}
+	return t
+}
+
+// lost says how reading what ended. A clean end stays io.EOF.
+func (c *Conn) lost(what string, err error) error {
+	switch {
+	case err == io.EOF:
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.limit.IsZero():
+		return fmt.Errorf("read %s: peer has been silent for %v, it or the line is gone: %w", what, c.dead, err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("read %s: peer is too slow: %w", what, sentinel.ErrProtocol)
+	}
+	return fmt.Errorf("read %s: %w", what, Explain(err))
+}
+
+// Close ends the connection and unblocks whoever reads or writes.
+func (c *Conn) Close() error {
+	c.once.Do(func() { c.cerr = c.nc.Close() })
+	return c.cerr
+}
