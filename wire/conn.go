@@ -37,7 +37,6 @@ type Conn struct {
 
 	in, out atomic.Int64
 	rtt     atomic.Int64 // ns, 0: not known yet
-	begun   bool         // the reader has seen a frame that is no ping
 	limit   time.Time    // of the reader: no read lasts longer, if set
 	head    [HeaderSize]byte
 	small   []byte // payloads of the reader that nobody supplied
@@ -203,7 +202,6 @@ func (c *Conn) ReadFrame(get func(n int) []byte) (Frame, error) {
 			}
 			return Frame{}, e
 		default:
-			c.begun = true
 			return f, nil
 		}
 	}

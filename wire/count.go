@@ -11,6 +11,7 @@ import (
 type CountConn struct {
 	net.Conn
 	in, out atomic.Int64
+	settled func() // once, when the handshake is done or the connection closed; may be nil
 
 	mu   sync.Mutex // guards all below
 	hold bool       // writes are kept until flush
@@ -57,4 +58,16 @@ func (c *CountConn) flush() error {
 	c.out.Add(int64(n))
 	c.kept = c.kept[:0]
 	return err
+}
+
+func (c *CountConn) settle() {
+	if c.settled != nil {
+		c.settled()
+	}
+}
+
+// Close closes the connection below.
+func (c *CountConn) Close() error {
+	c.settle()
+	return c.Conn.Close()
 }

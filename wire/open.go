@@ -1,0 +1,168 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/internal/sentinel"
+)
+
+const (
+	// handshakeLimit is for TLS, and again for HELLO.
+	handshakeLimit = 10 * time.Second
+	// lingerLimit is how long a closing end waits until the peer has read why.
+	lingerLimit = 2 * time.Second
+	// maxStrangers is how many connections may be before or in their handshake: more could use up the descriptors.
+	maxStrangers = 256
+)
+
+// Dial connects to the gateway at addr, HOST:PORT, and does the handshake. TLS 1.3 lets the source be done before the gateway has
+// judged its certificate: that verdict comes with the first ReadFrame.
+func Dial(ctx context.Context, addr string, cfg *tls.Config) (net.Conn, error) {
+	d := net.Dialer{Timeout: handshakeLimit}
+	nc, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, Explain(err)
+	}
+	t := tls.Client(NewCountConn(nc), cfg)
+	if err := handshake(ctx, t); err != nil {
+		return nil, fmt.Errorf("handshake with %s: %w", addr, err)
+	}
+	return t, nil
+}
+
+// NewListener gives the TCP connections of inner a CountConn and TLS. Handshakes are the business of Conn.Handshake or ReadHello.
+func NewListener(inner net.Listener, cfg *tls.Config) net.Listener {
+	return &listener{Listener: inner, cfg: cfg}
+}
+
+type listener struct {
+	net.Listener
+	cfg       *tls.Config
+	strangers atomic.Int32
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.strangers.Add(1) > maxStrangers {
+			l.strangers.Add(-1)
+			nc.Close()
+			continue
+		}
+		c := NewCountConn(nc)
+		c.settled = sync.OnceFunc(func() { l.strangers.Add(-1) })
+		return tls.Server(c, l.cfg), nil
+	}
+}
+
+// Handshake does the TLS handshake within 10 s and tells in clear words what is wrong with the peer; it closes the connection
+// then. Over anything but TLS it does nothing.
+func (c *Conn) Handshake(ctx context.Context) error {
+	t, ok := c.nc.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	err := handshake(ctx, t)
+	if err == nil && c.count != nil {
+		c.count.settle()
+	}
+	return err
+}
+
+func handshake(ctx context.Context, t *tls.Conn) error {
+	limit, cancel := context.WithTimeout(ctx, handshakeLimit)
+	defer cancel()
+	err := t.HandshakeContext(limit)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() == nil {
+		if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
+			answerPlain(e)
+		}
+		linger(t.NetConn()) // the alert has to arrive
+	}
+	t.NetConn().Close()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return explainHandshake(err)
+}
+
+// answerPlain tells a browser or a health check in its own language what it has found.
+func answerPlain(e tls.RecordHeaderError) {
+	for _, p := range []string{"GET ", "HEAD ", "POST ", "PUT ", "OPTI"} {
+		if bytes.HasPrefix(e.RecordHeader[:], []byte(p)) {
+			e.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+			io.WriteString(e.Conn, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"+
+				"This is the port of a Mover gateway. It speaks mover/1 over TLS 1.3 with client certificates, not HTTP.\n")
+			return
+		}
+	}
+}
+
+// linger closes the sending half and throws away what still comes, for a while: closing with unread bytes would make the
+// kernel send a reset, which takes the last words from the peer.
+func linger(nc net.Conn) {
+	if c, ok := nc.(*CountConn); ok {
+		nc = c.Conn
+	}
+	half, ok := nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	nc.SetReadDeadline(time.Now().Add(lingerLimit))
+	io.Copy(io.Discard, io.LimitReader(nc, 1<<30))
+}
+
+// ReadHello does the handshake and reads HELLO, each within 10 s. It is the gateway's begin of a connection.
+func (c *Conn) ReadHello(ctx context.Context) (*Hello, error) {
+	if err := c.Handshake(ctx); err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	c.limit = time.Now().Add(handshakeLimit)
+	defer func() { c.limit = time.Time{} }()
+	f, err := c.readFrame(nil)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, err
+	case f.Type != TypeHello:
+		return nil, fmt.Errorf("connection begins with %v, not HELLO: %w", f.Type, sentinel.ErrProtocol)
+	}
+	m := new(Hello)
+	return m, m.Decode(f.Payload)
+}
+
+// Fail sends ERROR, gives the peer up to 2 s to read it, and closes. Writes that are under way are cut off.
+func (c *Conn) Fail(e *Error) error {
+	if !c.failing.CompareAndSwap(false, true) {
+		return c.Close()
+	}
+	c.nc.SetWriteDeadline(time.Now().Add(lingerLimit / 2))
+	c.mu.Lock()
+	err := c.write(TypeError, 0, e)
+	c.mu.Unlock()
+	if err == nil {
+		raw := c.nc
+		if t, ok := c.nc.(*tls.Conn); ok {
+			raw = t.NetConn()
+		}
+		linger(raw)
+	}
+	return c.Close()
+}
