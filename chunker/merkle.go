@@ -60,8 +60,6 @@ func rootDigest(size int64, level []digest.Digest) digest.Digest {
 	return d
 }
 
-const fanOut = 256
-
 func derive(pool *sync.Pool, b []byte) (d digest.Digest) {
 	h := pool.Get().(*blake3.Hasher)
 	h.Reset()

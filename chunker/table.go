@@ -2,8 +2,10 @@ package chunker
 
 import (
 	"errors"
-	"iter"
+	"fmt"
+	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
@@ -14,80 +16,273 @@ var ErrHeld = errors.New("digest table is held")
 
 // TableConfig bounds a table's memory. Zero values are defaults.
 type TableConfig struct {
-	Cache int64 // bytes of pages kept in memory; default 16 MiB. Exceeded only while held
+	Cache int64 // bytes of pages kept in memory; default 16 MiB, at least 1 MiB. Exceeded only while held
 }
 
 // Table keeps the digest of every leaf of one volume in a sparse file, and the Merkle tree above them (docs/formats.md).
-// Safe for concurrent use.
+//
+// A kill of the process at any moment leaves a file that claims nothing that was not set, provided that what was set before and
+// became wrong was invalidated and flushed before. After a power cut everything that was changed since the last Sync has to be
+// invalidated in whole groups (extent.Align(GroupSize)), or the table reset.
+//
+// Safe for concurrent use. An error from Set, Fill or Invalidate leaves each group either changed or as it was.
 type Table struct {
-	size  int64
-	mu    sync.Mutex
-	ds    []digest.Digest
-	owner [32]byte
-}
+	layout
+	file  *os.File
+	path  string
+	nodes []node // node i is guarded by the mu of shard i % shards
+	parts [shards]shard
 
-// OpenTable opens or creates the table at path for a volume of size bytes.
-func OpenTable(path string, size int64) (*Table, error) {
-	return OpenTableWith(path, size, TableConfig{})
-}
+	zeroLast     digest.Digest              // of the last leaf when it is zeros
+	uniformNodes [allZero + 1]digest.Digest // digest of a full node of uniform groups
+	uniformFull  [allZero + 1]digest.Digest // of a full group
+	uniformLast  [allZero + 1]digest.Digest // of the last group
+	failed       atomic.Pointer[error]      // sticky: the file can't be trusted any more
+	noted        atomic.Pointer[error]      // first error of a method without an error result
 
-// OpenTableWith is OpenTable with a config.
-func OpenTableWith(path string, size int64, cfg TableConfig) (*Table, error) {
-	return &Table{size: size, ds: make([]digest.Digest, Leaves(size))}, nil
+	mu     sync.Mutex // guards all below; taken before a shard's
+	owner  [32]byte
+	held   bool
+	marked bool // the file says that it is held
+	closed bool
 }
 
 // Size is the volume's size in bytes.
 func (t *Table) Size() int64 { return t.size }
 
-// Owner is the tag that SetOwner stored last, zero for a new table or one whose history is not to be trusted.
-func (t *Table) Owner() [32]byte { return t.owner }
+func (t *Table) part(g int64) *shard { return &t.parts[g/fanOut%shards] }
 
-// SetOwner makes every leaf unknown and then stores the tag, durably.
-func (t *Table) SetOwner(tag [32]byte) error {
-	if err := t.Reset(); err != nil {
+// special is the digest of leaf i of group g when the group is uniform.
+func (t *Table) special(g int64, i int, st state) digest.Digest {
+	if st == allZero && g*GroupLeaves+int64(i) == t.leaves-1 {
+		return t.zeroLast
+	}
+	return fills[st]
+}
+
+// uniformly tells which uniform state the digests of all leaves of group g amount to.
+func (t *Table) uniformly(g int64, ds []digest.Digest) (state, bool) {
+	st, ok := uniform(ds[0])
+	if g == t.groups-1 && len(ds) == 1 && ds[0] == t.zeroLast {
+		st, ok = allZero, true
+	}
+	for i := 0; ok && i < len(ds); i++ {
+		ok = ds[i] == t.special(g, i, st)
+	}
+	return st, ok
+}
+
+// uniformSum is the digest of group g when it is uniform.
+func (t *Table) uniformSum(g int64, st state) digest.Digest {
+	if g == t.groups-1 {
+		return t.uniformLast[st]
+	}
+	return t.uniformFull[st]
+}
+
+func (t *Table) prepareSums() {
+	var ds [GroupLeaves]digest.Digest
+	t.zeroLast = ZeroDigest(int(LeafExtent(t.size, t.leaves-1).Len))
+	for st := allFree; st <= allZero; st++ {
+		for i := range ds {
+			ds[i] = fills[st]
+		}
+		t.uniformFull[st], _ = groupDigest(ds[:])
+		last := ds[:t.leavesOf(t.groups-1)]
+		last[len(last)-1] = t.special(t.groups-1, len(last)-1, st)
+		t.uniformLast[st], _ = groupDigest(last)
+		for i := range ds {
+			ds[i] = t.uniformFull[st]
+		}
+		t.uniformNodes[st] = nodeDigest(ds[:])
+	}
+}
+
+// note keeps the first error of methods that return none.
+func (t *Table) note(err error) { t.noted.CompareAndSwap(nil, &err) }
+
+// bad is the sticky error.
+func (t *Table) bad() error {
+	if p := t.failed.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Err is the sticky error, or the first error that a method without an error result met. The leaves that a reading error
+// concerns are Unknown from then on.
+func (t *Table) Err() error {
+	if err := t.bad(); err != nil {
 		return err
 	}
-	t.owner = tag
+	if p := t.noted.Load(); p != nil {
+		return *p
+	}
 	return nil
+}
+
+// fail deals with an error on the way to group g's digests: a page that could not be read makes the group unknown. Errors of
+// writing (cache pressure) change nothing.
+func (s *shard) fail(g int64, err error) {
+	if errors.Is(err, errWrite) {
+		s.t.note(err)
+		return
+	}
+	s.lost(g, err)
 }
 
 // Get is the digest of a leaf, Unknown or Free.
 func (t *Table) Get(leaf int64) digest.Digest {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.ds[leaf]
+	if leaf < 0 || leaf >= t.leaves || t.bad() != nil {
+		return digest.Unknown
+	}
+	g := leaf / GroupLeaves
+	s := t.part(g)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := s.get(g, int(leaf%GroupLeaves))
+	if err != nil {
+		s.fail(g, err)
+		return digest.Unknown
+	}
+	return d
 }
 
-// Digests are those of leaves first to first+n-1.
+// Digests are those of leaves first to first+n-1, clipped to the volume.
 func (t *Table) Digests(first, n int64) []digest.Digest {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return append([]digest.Digest(nil), t.ds[first:first+n]...)
+	return t.AppendDigests(make([]digest.Digest, 0, max(0, min(n, t.leaves-first))), first, n)
 }
 
-// Set stores the digests of leaves from first on.
-func (t *Table) Set(first int64, ds []digest.Digest) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	copy(t.ds[first:first+int64(len(ds))], ds)
+// AppendDigests appends the digests of leaves first to first+n-1, clipped to the volume, to out.
+func (t *Table) AppendDigests(out []digest.Digest, first, n int64) []digest.Digest {
+	_ = t.ranges(max(0, first), min(first+n, t.leaves), func(s *shard, g int64, from, to int) error {
+		was := len(out)
+		var err error
+		if err = t.bad(); err == nil {
+			if out, err = s.append(out, g, from, to); err == nil {
+				return nil
+			}
+			s.fail(g, err)
+		}
+		out = append(out[:was], make([]digest.Digest, to-from)...)
+		return nil
+	})
+	return out
+}
+
+// ranges calls f for the part of each group that lies in leaves [first, last), holding the group's shard.
+func (t *Table) ranges(first, last int64, f func(s *shard, g int64, from, to int) error) error {
+	for first < last {
+		g := first / GroupLeaves
+		end := min(last, (g+1)*GroupLeaves)
+		s := t.part(g)
+		s.mu.Lock()
+		err := f(s, g, int(first-g*GroupLeaves), int(end-g*GroupLeaves))
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		first = end
+	}
 	return nil
+}
+
+func (t *Table) check(first, n int64) error {
+	if err := t.bad(); err != nil {
+		return err
+	}
+	if first < 0 || n < 0 || first > t.leaves-n {
+		return fmt.Errorf("digests of leaves %d to %d, the volume has %d", first, first+n-1, t.leaves)
+	}
+	return nil
+}
+
+// Set stores the digests of leaves from first on. They may be Free or Unknown.
+func (t *Table) Set(first int64, ds []digest.Digest) error {
+	if err := t.check(first, int64(len(ds))); err != nil {
+		return err
+	}
+	for len(ds) > 0 {
+		g, from := first/GroupLeaves, int(first%GroupLeaves)
+		n := min(len(ds), t.leavesOf(g)-from)
+		if err := t.setGroup(g, from, ds[:n]); err != nil {
+			return err
+		}
+		first, ds = first+int64(n), ds[n:]
+	}
+	return nil
+}
+
+func (t *Table) setGroup(g int64, from int, ds []digest.Digest) error {
+	s := t.part(g)
+	if len(ds) == t.leavesOf(g) {
+		st, ok := t.uniformly(g, ds)
+		if ok {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.setUniform(g, st)
+		}
+		if sum, ok := groupDigest(ds); ok { // digested before the lock
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.setAll(g, ds, sum)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.setSome(g, from, ds)
 }
 
 // Fill gives n leaves from first on the same digest. Filling with Unknown, Free or ZeroLeaf (the short last leaf then gets its own
 // digest of zeros) costs almost nothing, however many they are.
 func (t *Table) Fill(first, n int64, d digest.Digest) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for i := first; i < first+n; i++ {
-		t.ds[i] = d
-		if d == ZeroLeaf {
-			t.ds[i] = ZeroDigest(int(LeafExtent(t.size, i).Len))
+	if err := t.check(first, n); err != nil {
+		return err
+	}
+	st, special := uniform(d)
+	const perNode = fanOut * GroupLeaves
+	for last := first + n; first < last; {
+		end := min(last, (first/perNode+1)*perNode)
+		if no := first / perNode; special && first%perNode == 0 && end-first == t.leavesUnder(no) {
+			s := &t.parts[no%shards]
+			s.mu.Lock()
+			s.fillNode(no, st)
+			s.mu.Unlock()
+		} else if err := t.fillGroups(first, end, d); err != nil {
+			return err
 		}
+		first = end
 	}
 	return nil
 }
 
-// Invalidate makes every leaf that e touches unknown.
+// fillGroups fills leaves [first, last), less than a node.
+func (t *Table) fillGroups(first, last int64, d digest.Digest) error {
+	st, special := uniform(d)
+	return t.ranges(first, last, func(s *shard, g int64, from, to int) error {
+		if special && to-from == t.leavesOf(g) {
+			return s.setUniform(g, st)
+		}
+		if d == digest.Unknown {
+			return s.forget(g, from, to)
+		}
+		var buf [GroupLeaves]digest.Digest
+		ds := buf[:to-from]
+		for i := range ds {
+			ds[i] = d
+			if special {
+				ds[i] = t.special(g, from+i, st)
+			}
+		}
+		if to-from == t.leavesOf(g) {
+			sum, _ := groupDigest(ds)
+			return s.setAll(g, ds, sum)
+		}
+		return s.setSome(g, from, ds)
+	})
+}
+
+// Invalidate makes every leaf that e touches unknown. It reads and writes 64 bytes a group, not the digests.
 func (t *Table) Invalidate(e extent.Extent) error {
 	e = e.Intersect(extent.Extent{Len: t.size})
 	if e.Empty() {
@@ -98,72 +293,4 @@ func (t *Table) Invalidate(e extent.Extent) error {
 }
 
 // Reset makes every leaf unknown.
-func (t *Table) Reset() error { return t.Fill(0, Leaves(t.size), digest.Unknown) }
-
-// Group is the digest of a group, false when one of its leaves is unknown.
-func (t *Table) Group(g int64) (digest.Digest, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return groupDigest(t.ds[g*GroupLeaves : min(int64(len(t.ds)), (g+1)*GroupLeaves)])
-}
-
-// Root is the Merkle root, false when a leaf is unknown.
-func (t *Table) Root() (digest.Digest, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var level []digest.Digest
-	for i := 0; i < len(t.ds); i += GroupLeaves {
-		d, ok := groupDigest(t.ds[i:min(len(t.ds), i+GroupLeaves)])
-		if !ok {
-			return digest.Unknown, false
-		}
-		level = append(level, d)
-	}
-	return rootDigest(t.size, level), true
-}
-
-// Counts are the leaves of the volume, those whose digest is known (free ones too), and those that are free.
-func (t *Table) Counts() (leaves, known, free int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, d := range t.ds {
-		if d != digest.Unknown {
-			known++
-		}
-		if d == digest.Free {
-			free++
-		}
-	}
-	return int64(len(t.ds)), known, free
-}
-
-// Unknown yields what of the volume has no digest, in bytes, ascending and merged.
-func (t *Table) Unknown() iter.Seq[extent.Extent] {
-	return func(yield func(extent.Extent) bool) {
-		s := extent.NewSet(t.size, LeafSize)
-		for i, d := range t.Digests(0, Leaves(t.size)) {
-			if d == digest.Unknown {
-				s.Add(LeafExtent(t.size, int64(i)))
-			}
-		}
-		s.All()(yield)
-	}
-}
-
-// Hold stops all writing to the file, so that the filesystem below may be frozen; changes stay in memory until Release.
-func (t *Table) Hold() error { return nil }
-
-// Release ends Hold and writes what has changed.
-func (t *Table) Release() error { return nil }
-
-// Flush hands all changes to the kernel: they survive a kill of this process, not a power cut.
-func (t *Table) Flush() error { return nil }
-
-// Sync makes all changes durable.
-func (t *Table) Sync() error { return nil }
-
-// Err is the first error that a method without an error result met; affected leaves are Unknown.
-func (t *Table) Err() error { return nil }
-
-// Close flushes and closes.
-func (t *Table) Close() error { return nil }
+func (t *Table) Reset() error { return t.Fill(0, t.leaves, digest.Unknown) }

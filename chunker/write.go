@@ -1,0 +1,108 @@
+package chunker
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+var errWrite = errors.New("write digest table")
+
+// flush writes what has changed in an order that never lets the file claim a digest that was not set: first the rows of groups
+// whose pages are about to change say unknown, then the pages are written, then the rows tell the truth. A kill
+// between costs digests, never truth. After an error everything that is not written yet stays in memory.
+func (s *shard) flush() error {
+	if s.held {
+		return nil
+	}
+	for _, no := range s.queue {
+		if n := &s.t.nodes[no]; n.each != nil && n.each.anyRisky() {
+			if err := s.writeRow(no, true); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.cache.write(); err != nil {
+		return err
+	}
+	for i, no := range s.queue {
+		if err := s.writeRow(no, false); err != nil {
+			s.queue = append(s.queue[:0], s.queue[i:]...)
+			return err
+		}
+		n := &s.t.nodes[no]
+		n.changed = false
+		if n.each != nil {
+			clear(n.each.risky[:])
+			n.compact(s.t.groupsOf(no))
+		}
+		if n.punch {
+			n.punch = false
+			s.punch(no)
+		}
+	}
+	s.queue = s.queue[:0]
+	return nil
+}
+
+func (s *shard) writeRow(no int64, weak bool) error {
+	var b [rowSize]byte
+	s.t.nodes[no].row(&b, s.t.groupsOf(no), weak)
+	if _, err := s.t.file.WriteAt(b[:], s.t.rows+no*rowSize); err != nil {
+		return fmt.Errorf("%w: %w", errWrite, err)
+	}
+	return nil
+}
+
+// fillNode gives every leaf below node no the same special digest.
+func (s *shard) fillNode(no int64, st state) {
+	n := &s.t.nodes[no]
+	if n.each == nil && n.all == st {
+		return
+	}
+	count := s.t.groupsOf(no)
+	mixed := false
+	for i := 0; i < count && !mixed; i++ {
+		mixed = n.state(i).mixed()
+	}
+	if mixed {
+		s.dropPages(no)
+		n.punch = true
+	}
+	s.change(no)
+	n.all, n.each = st, nil
+	s.countUniform(no)
+}
+
+// extents of node no in the file, in pages: records, digests of groups, digests of leaves.
+func (s *shard) extents(no int64) [3][2]int64 {
+	g, t := no*fanOut, s.t
+	return [3][2]int64{
+		{t.recordPage(g), t.recordPage(g + fanOut)},
+		{t.digestPage(g), t.digestPage(g + fanOut)},
+		{t.leafPage(g), t.leafPage(g + int64(t.groupsOf(no)))},
+	}
+}
+
+func (s *shard) dropPages(no int64) {
+	for _, e := range s.extents(no) {
+		s.cache.drop(e[0], e[1])
+	}
+}
+
+// punch gives the space of node no's pages back to the filesystem, if no group needs them. It is no loss if that is not possible.
+func (s *shard) punch(no int64) {
+	n := &s.t.nodes[no]
+	for i := range s.t.groupsOf(no) {
+		if n.state(i).mixed() {
+			return
+		}
+	}
+	for _, e := range s.extents(no) {
+		err := unix.Fallocate(int(s.t.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e[0]*pageSize, (e[1]-e[0])*pageSize)
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			s.t.note(fmt.Errorf("punch digest table: %w", err))
+		}
+	}
+}
