@@ -21,7 +21,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), churnCommand(), table())
+	root.AddCommand(demo(), soak(), move(), perf(), churnCommand(), table())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
@@ -85,4 +85,85 @@ func table() *cobra.Command {
 			}
 			return bench.Table(cmd.OutOrStdout(), results)
 		}}
+}
+
+func soak() *cobra.Command {
+	o := bench.SoakOptions{}
+	var out string
+	cmd := &cobra.Command{Use: "soak", Short: "random writers, faults and cutovers; every byte compared", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			var results *bench.Results
+			if out != "" {
+				if results, err = bench.NewResults(out); err != nil {
+					return err
+				}
+			}
+			return bench.Soak(cmd.Context(), dir, o, cmd.OutOrStdout(), results)
+		}}
+	f := cmd.Flags()
+	f.IntVar(&o.Runs, "runs", 20, "how many runs")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of the first run; the next ones follow")
+	f.IntVar(&o.Parallel, "parallel", 2, "runs at the same time")
+	f.BoolVar(&o.Keep, "keep", false, "leave the folder and devices of a failed run")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
+}
+
+func move() *cobra.Command {
+	var o bench.MoveOptions
+	cmd := &cobra.Command{Use: "move", Short: "overwrite a device with a filesystem under load and move it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			return bench.Move(cmd.Context(), dir, o, cmd.OutOrStdout())
+		}}
+	f := cmd.Flags()
+	f.StringVar(&o.Volume, "volume", "", "device to move; its content is lost")
+	f.StringVar(&o.On, "on", "", "device above it that gets the filesystem")
+	f.StringVar(&o.FS, "fs", "ext4", "ext4, xfs, btrfs or raw")
+	f.StringVar(&o.Expect, "expect", "", "tracking method that the source must choose")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random choices")
+	return cmd
+}
+
+func perf() *cobra.Command {
+	p := &bench.Perf{}
+	var out string
+	cmd := &cobra.Command{Use: "perf [full|delta|pause|overhead|memory]...", Short: "measure, against peers in the same run",
+		ValidArgs: []string{"full", "delta", "pause", "overhead", "memory"}, Args: cobra.OnlyValidArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(p.Work, 0o700); err != nil {
+				return err
+			}
+			if p.Results, err = bench.NewResults(out); err != nil {
+				return err
+			}
+			p.Bin, p.W = dir, cmd.OutOrStdout()
+			if len(args) == 0 {
+				args = cmd.ValidArgs
+			}
+			for _, name := range args {
+				run := map[string]func(context.Context) error{"full": p.Full, "delta": p.Delta, "pause": p.Pause, "overhead": p.Overhead, "memory": p.Memory}[name]
+				if err := run(cmd.Context()); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+			return nil
+		}}
+	f := cmd.Flags()
+	f.StringVar(&p.Work, "work", "/var/tmp/mover-bench", "folder with room for about 60 GiB")
+	f.IntVar(&p.Repeat, "repeat", 5, "repetitions of each measurement")
+	f.Int64Var(&p.SizeGiB, "gib", 12, "size of the volume that holds /usr")
+	f.StringVar(&out, "results", "bench/results/perf.jsonl", "file for the results, JSON lines")
+	return cmd
 }

@@ -1,0 +1,349 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/bench/churn"
+	"github.com/moverd/mover/mover"
+)
+
+// SoakOptions of a campaign. Run i uses seed Seed+i; a single run is repeated with Runs 1 and its seed.
+type SoakOptions struct {
+	Runs     int
+	Seed     uint64
+	Parallel int
+	Keep     bool // leave the folder of a failed run
+}
+
+// Soak moves disks under random writers and random faults, and compares every byte after each cutover.
+func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *Results) error {
+	var next, passed, kills, cuts, checked atomic.Int64
+	var mu sync.Mutex // guards w and failed
+	var failed []uint64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range max(1, o.Parallel) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				i := next.Add(1) - 1
+				if i >= int64(o.Runs) {
+					return
+				}
+				s := &soak{plan: newPlan(o.Seed + uint64(i)), keep: o.Keep}
+				began := time.Now()
+				err := s.run(ctx, bin)
+				kills.Add(s.kills)
+				cuts.Add(s.cuts)
+				checked.Add(int64(s.checked))
+				mu.Lock()
+				if err != nil {
+					failed = append(failed, s.plan.seed)
+					fmt.Fprintf(w, "seed %d FAILED (%v)\n  events: %v\n  %v\n", s.plan.seed, s.plan, s.events, err)
+				} else {
+					passed.Add(1)
+					fmt.Fprintf(w, "seed %d ok in %.1f s: %v; pause %.0f ms, %d passes, %d rescans\n", s.plan.seed, time.Since(began).Seconds(), s.plan,
+						s.report.Pause*1000, s.passes, s.rescans)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	fmt.Fprintf(w, "\n%d of %d cutovers equal in every byte, in %.0f s; %d kills, %d cut lines, %d acknowledged writes looked up\n",
+		passed.Load(), o.Runs, time.Since(start).Seconds(), kills.Load(), cuts.Load(), checked.Load())
+	for _, v := range []struct {
+		metric string
+		value  int64
+		unit   string
+	}{{"runs", int64(o.Runs), "runs"}, {"runs with differing bytes or failures", int64(len(failed)), "runs"}, {"kill -9", kills.Load(), "kills"},
+		{"cut connections", cuts.Load(), "cuts"}, {"acknowledged writes looked up", checked.Load(), "writes"}} {
+		if results != nil {
+			if err := results.Add("soak", "mover", v.metric, float64(v.value), v.unit); err != nil {
+				return err
+			}
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("%d of %d runs failed; seeds %v; repeat one with RUNS=1 SEED=n", len(failed), o.Runs, failed)
+	}
+	return ctx.Err()
+}
+
+// soak is one run.
+type soak struct {
+	plan            plan
+	keep            bool
+	r               *Rig
+	dev, dir        string
+	on              string // the filesystem's device where that is not dev
+	tracking        string
+	writer          *Proc
+	events          []string
+	kills, cuts     int64
+	checked         int
+	passes, rescans int64
+	report          *mover.Report
+}
+
+func (s *soak) run(ctx context.Context, bin string) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	defer cancel()
+	p := s.plan
+	s.r, err = NewRig(ctx, bin, RigOptions{Create: true, Interval: p.interval, Limit: "20s", Deadline: "30s", Leave: "frozen", Conns: p.conns,
+		LogLimit: p.logLimit, Freeze: p.fs != "raw"})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if s.writer != nil {
+			s.writer.cmd.Process.Kill() // may stay blocked until the thaw that Close does
+		}
+		if err != nil && s.keep {
+			fmt.Fprintln(os.Stderr, "kept:", s.r.Dir)
+			return
+		}
+		err = errors.Join(err, s.r.Close())
+	}()
+	setup := s.disks
+	if s.dev != "" {
+		setup = s.given
+	}
+	if err := setup(ctx); err != nil {
+		return err
+	}
+	if p.early {
+		if err := s.startWriter(ctx); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(s.r.StartGateway(), s.r.StartSource()); err != nil {
+		return err
+	}
+	st, err := s.r.Await(ctx, "source", "tracking", 30*time.Second, func(st mover.Status) bool { return st.Pass != nil || st.PointEpoch > 0 })
+	if err != nil {
+		return err
+	}
+	s.tracked(st)
+	if !p.early {
+		if err := s.startWriter(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.faults(ctx); err != nil {
+		return err
+	}
+	if err := s.cutover(ctx); err != nil {
+		return err
+	}
+	return s.judge(ctx)
+}
+
+// disks makes source and target as the plan says.
+func (s *soak) disks(ctx context.Context) (err error) {
+	p, r := s.plan, s.r
+	file := r.path("source.img")
+	if p.sourceErrors {
+		if file, err = s.tmpfs(ctx, "source-fs", p.size+8<<20); err != nil {
+			return err
+		}
+		file += "/source.img"
+	}
+	if s.dev, err = r.Loop(ctx, file, p.size, p.sector, !p.sourceErrors); err != nil {
+		return err
+	}
+	r.o.Volume, r.o.Target = s.dev, r.path("target.img")
+	if p.targetErrors {
+		dir, err := s.tmpfs(ctx, "target-fs", p.size+8<<20)
+		if err != nil {
+			return err
+		}
+		r.o.Target = dir + "/target.img"
+	}
+	if p.stateErrors {
+		if r.o.RedoDir, err = s.tmpfs(ctx, "state-fs", 96<<20); err != nil {
+			return err
+		}
+	}
+	if p.fs == "raw" {
+		s.stopByHook()
+		return nil
+	}
+	if err := Mkfs(ctx, s.dev, p.fs); err != nil {
+		return err
+	}
+	s.dir, err = r.Mount(ctx, s.dev, "mnt")
+	return err
+}
+
+// tmpfs mounts a small filesystem in memory that can be filled to make writes below it fail.
+func (s *soak) tmpfs(ctx context.Context, name string, size int64) (string, error) {
+	dir := s.r.path(name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", err
+	}
+	if _, err := Run(ctx, "mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%d", size), name, dir); err != nil {
+		return "", err
+	}
+	s.r.Defer(func() error { return Unmount(dir) })
+	return dir, nil
+}
+
+func (s *soak) startWriter(ctx context.Context) (err error) {
+	p := s.plan
+	args := []string{"--seed", fmt.Sprint(p.seed), "--threads", fmt.Sprint(p.threads), "--rate", p.rate, "--size", "16MiB"}
+	if p.fs == "raw" {
+		args = append(args, "--device", s.dev)
+	} else {
+		args = append(args, "--dir", s.dir)
+	}
+	if s.writer, err = s.r.Writer(ctx, args...); err != nil {
+		return err
+	}
+	return os.WriteFile(s.r.path("writer.pid"), []byte(fmt.Sprint(s.writer.Pid())), 0o600)
+}
+
+func (s *soak) note(format string, args ...any) {
+	s.events = append(s.events, fmt.Sprintf(format, args...))
+}
+
+// faults plays the plan's faults, then sees to it that both daemons run and nothing fails any more.
+func (s *soak) faults(ctx context.Context) error {
+	for _, f := range s.plan.faults {
+		if err := pause(ctx, f.wait); err != nil {
+			return err
+		}
+		s.note("%s", f.kind)
+		if err := s.fault(ctx, f); err != nil {
+			return fmt.Errorf("%s: %w", f.kind, err)
+		}
+	}
+	return pause(ctx, s.plan.rest)
+}
+
+func (s *soak) fault(ctx context.Context, f fault) error {
+	switch f.kind {
+	case killSource:
+		s.kills++
+		s.r.KillSource()
+		if err := pause(ctx, f.length); err != nil {
+			return err
+		}
+		return s.r.StartSource()
+	case killGateway:
+		s.kills++
+		s.r.KillGateway()
+		if err := pause(ctx, f.length); err != nil {
+			return err
+		}
+		return s.r.StartGateway()
+	case killBoth:
+		s.kills += 2
+		s.r.KillGateway()
+		s.r.KillSource()
+		return errors.Join(s.r.StartGateway(), s.r.StartSource())
+	case cutLine:
+		s.cuts++
+		s.r.Proxy.Cut()
+		return nil
+	}
+	return s.ballast(ctx, map[string]string{fillSource: "source-fs", fillTarget: "target-fs", fillState: "state-fs"}[f.kind], f.length)
+}
+
+// ballast fills a small filesystem for a while.
+func (s *soak) ballast(ctx context.Context, name string, length time.Duration) error {
+	file := s.r.path(name + "/ballast")
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	block := make([]byte, 64<<10)
+	for err == nil {
+		_, err = f.Write(block)
+	}
+	f.Close()
+	return errors.Join(pause(ctx, length), os.Remove(file))
+}
+
+// cutover tries until it succeeds: a fault may still be echoing.
+func (s *soak) cutover(ctx context.Context) error {
+	var err error
+	for range 12 {
+		if s.report, err = s.r.Cutover(ctx, io.Discard); err == nil {
+			break
+		}
+		s.note("cutover again: %.200v", err)
+		if ctx.Err() != nil {
+			return err
+		}
+		if s.plan.fs == "raw" { // its stop hook has ended the writer
+			if err := s.startWriter(ctx); err != nil {
+				return err
+			}
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("no cutover succeeded: %w\ngateway log:\n%s", err, s.r.Log("gateway"))
+	}
+	st, err := s.r.Status(ctx, "source")
+	s.passes, s.rescans = st.Passes, st.Rescans
+	return err
+}
+
+// judge compares the still source with the target by means that know nothing of the protocol.
+func (s *soak) judge(ctx context.Context) error {
+	p := s.plan
+	if p.early && p.fs != "raw" && p.fs != "btrfs" {
+		if err := cmpUsed(ctx, s.dir, s.dev, s.r.o.Target, p.size); err != nil {
+			return err
+		}
+	} else if err := Cmp(ctx, s.dev, s.r.o.Target, p.size); err != nil {
+		return fmt.Errorf("differing bytes after the cutover: %w", err)
+	}
+	c := churn.Config{Device: s.r.o.Target, Ledger: s.r.path("ledger"), Seed: p.seed, Threads: p.threads, FileSize: 16 << 20}
+	if s.on != "" { // the copy holds the filesystem somewhere inside
+		return nil
+	}
+	if p.fs != "raw" {
+		s.writer.cmd.Process.Kill()
+		if err := Unmount(s.dir); err != nil {
+			return err
+		}
+		copied, err := s.mountCopy(ctx)
+		if err != nil {
+			return err
+		}
+		c.Device, c.Dir = "", copied
+	}
+	var err error
+	s.checked, err = churn.Check(c)
+	return err
+}
+
+// mountCopy checks the target's filesystem and mounts it.
+func (s *soak) mountCopy(ctx context.Context) (string, error) {
+	check := map[string][]string{"ext4": {"e2fsck", "-fn"}, "xfs": {"xfs_repair", "-n", "-f"}, "btrfs": {"btrfs", "check", "--readonly"}}[s.plan.fs]
+	if _, err := Run(ctx, check[0], append(check[1:], s.r.o.Target)...); err != nil {
+		return "", err
+	}
+	opts := map[string]string{"ext4": "ro,noload,loop", "xfs": "ro,norecovery,nouuid,loop", "btrfs": "ro,loop"}[s.plan.fs]
+	return s.r.Mount(ctx, s.r.o.Target, "copy", "-o", opts)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
