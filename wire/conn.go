@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/moverd/mover/internal/sentinel"
 )
 
 const (
@@ -143,9 +141,7 @@ func (c *Conn) write(t Type, seq uint32, m Message) error {
 func (c *Conn) send(p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), sliceSize)
-		if !c.failing.Load() {
-			c.nc.SetWriteDeadline(time.Now().Add(c.dead))
-		}
+		c.setWriteDeadline()
 		if err := c.sendSlice(p[:n]); err != nil {
 			return err
 		}
@@ -153,6 +149,16 @@ func (c *Conn) send(p []byte) error {
 		p = p[n:]
 	}
 	return nil
+}
+
+// setWriteDeadline gives a slice its time. It looks at failing again afterwards, for Fail may have set its deadline in between.
+func (c *Conn) setWriteDeadline() {
+	if !c.failing.Load() {
+		c.nc.SetWriteDeadline(time.Now().Add(c.dead))
+	}
+	if c.failing.Load() {
+		c.nc.SetWriteDeadline(time.Now().Add(lingerLimit / 2))
+	}
 }
 
 func (c *Conn) sendSlice(p []byte) error {
@@ -255,18 +261,19 @@ func (c *Conn) memory(t Type, n int, get func(n int) []byte) []byte {
 	return p
 }
 
-// fill reads all of p. Some byte has to come every c.dead; and once the first has come, the rest at floorRate at least.
+// fill reads all of p. Some byte has to come every c.dead; and once the first of a frame has come, the rest at floorRate at least.
 func (c *Conn) fill(p []byte, first bool) error {
 	var end time.Time
 	if !first {
-		end = time.Now().Add(c.dead + time.Duration(len(p))*time.Second/floorRate)
+		end = c.slowest(len(p))
 	}
 	for got := 0; got < len(p); {
-		now := time.Now()
 		if first && got > 0 && end.IsZero() {
-			end = now.Add(c.dead)
+			end = c.slowest(len(p))
 		}
-		c.nc.SetReadDeadline(earliest(now.Add(c.dead), end, c.limit))
+		silent := time.Now().Add(c.dead)
+		until := earliest(earliest(silent, end), c.limit)
+		c.nc.SetReadDeadline(until)
 		n, err := c.nc.Read(p[got:])
 		got += n
 		switch {
@@ -274,6 +281,10 @@ func (c *Conn) fill(p []byte, first bool) error {
 			return nil
 		case err == io.EOF && (got > 0 || !first):
 			return io.ErrUnexpectedEOF
+		case err != nil && until != silent && errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("peer is too slow: %w", err)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("peer has been silent for %v, it or the line is gone: %w", c.dead, err)
 		case err != nil:
 			return err
 		}
@@ -281,30 +292,47 @@ func (c *Conn) fill(p []byte, first bool) error {
 	return nil
 }
 
-func earliest(t time.Time, others ...time.Time) time.Time {
-	for _, o := range others {
-		if !o.IsZero() && o.Before(t) {
-			t = o
-		}
+func (c *Conn) slowest(n int) time.Time {
+	return time.Now().Add(c.dead + time.Duration(n)*time.Second/floorRate)
+}
+
+// earliest is t, or o if that is set and before.
+func earliest(t, o time.Time) time.Time {
+	if !o.IsZero() && o.Before(t) {
+		return o
 	}
 	return t
 }
 
-// lost says how reading what ended. A clean end stays io.EOF.
+// lost says how reading what ended. A clean end stays io.EOF; after Fail the bytes went elsewhere.
 func (c *Conn) lost(what string, err error) error {
 	switch {
+	case c.failing.Load():
+		return net.ErrClosed
 	case err == io.EOF:
 		return err
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.limit.IsZero():
-		return fmt.Errorf("read %s: peer has been silent for %v, it or the line is gone: %w", what, c.dead, err)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("read %s: peer is too slow: %w", what, sentinel.ErrProtocol)
 	}
 	return fmt.Errorf("read %s: %w", what, Explain(err))
 }
 
-// Close ends the connection and unblocks whoever reads or writes.
+// raw is the connection below TLS.
+func (c *Conn) raw() net.Conn {
+	if t, ok := c.nc.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c.nc
+}
+
+// Close ends the connection and unblocks whoever reads or writes. TLS takes leave only where no write stands in the way.
 func (c *Conn) Close() error {
-	c.once.Do(func() { c.cerr = c.nc.Close() })
+	c.once.Do(func() {
+		if !c.mu.TryLock() {
+			c.cerr = c.raw().Close()
+			return
+		}
+		defer c.mu.Unlock()
+		defer time.AfterFunc(lingerLimit/2, func() { c.raw().Close() }).Stop()
+		c.cerr = c.nc.Close()
+	})
 	return c.cerr
 }

@@ -15,7 +15,7 @@ func (c *Conn) SetKeepalive(ms uint32) {
 // RTT is the round trip as the last PONG told, queues included; 0 before the first.
 func (c *Conn) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
 
-// Keepalive sends a PING at once and in every interval, and answers those of the peer, until ctx ends (nil) or a write fails. It
+// Keepalive runs beside the reader from HELLO on (after it was sent or read). It sends a PING at once and in every interval, and answers those of the peer, until ctx ends (nil) or a write fails. It
 // writes in the stead of the reader, who must never wait for a line that only the peer's reader can empty.
 func (c *Conn) Keepalive(ctx context.Context) error {
 	var cookie uint64
@@ -35,7 +35,7 @@ func (c *Conn) Keepalive(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case v := <-c.pong:
-			if err := c.Write(TypePong, 0, &Pong{v}); err != nil {
+			if err := c.Write(TypePong, 0, &Pong{v}); err != nil && ctx.Err() == nil {
 				return err
 			}
 		case v := <-c.ponged:
@@ -43,7 +43,7 @@ func (c *Conn) Keepalive(ctx context.Context) error {
 				c.rtt.Store(int64(max(1, time.Since(sent))))
 			}
 		case <-timer.C:
-			if err := ping(); err != nil {
+			if err := ping(); err != nil && ctx.Err() == nil {
 				return err
 			}
 			timer.Reset(time.Duration(c.pulse.Load()))

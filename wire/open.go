@@ -123,8 +123,8 @@ func linger(nc net.Conn) {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	nc.SetReadDeadline(time.Now().Add(lingerLimit))
-	io.Copy(io.Discard, io.LimitReader(nc, 1<<30))
+	defer time.AfterFunc(lingerLimit, func() { nc.Close() }).Stop() // not by a deadline, which a reader beside us would move
+	io.Copy(io.Discard, nc)
 }
 
 // ReadHello does the handshake and reads HELLO, each within 10 s. It is the gateway's begin of a connection.
@@ -148,7 +148,7 @@ func (c *Conn) ReadHello(ctx context.Context) (*Hello, error) {
 	return m, m.Decode(f.Payload)
 }
 
-// Fail sends ERROR, gives the peer up to 2 s to read it, and closes. Writes that are under way are cut off.
+// Fail sends ERROR, gives the peer up to 2 s to read it, and closes. A write that is stuck is cut off, and ERROR with it.
 func (c *Conn) Fail(e *Error) error {
 	if !c.failing.CompareAndSwap(false, true) {
 		return c.Close()
@@ -158,11 +158,7 @@ func (c *Conn) Fail(e *Error) error {
 	err := c.write(TypeError, 0, e)
 	c.mu.Unlock()
 	if err == nil {
-		raw := c.nc
-		if t, ok := c.nc.(*tls.Conn); ok {
-			raw = t.NetConn()
-		}
-		linger(raw)
+		linger(c.raw())
 	}
 	return c.Close()
 }
