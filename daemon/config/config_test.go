@@ -1,46 +1,35 @@
 package config
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/moverd/mover/internal/pki"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
-// certs writes a self-signed pair and returns its folder.
+// certs makes a CA with a host and a gateway, and returns its folder.
 func certs(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	for _, err := range []error{
+		pki.Init(dir, "test"), pki.IssueHost(dir, dir, "acme", "db1", time.Hour), pki.IssueGateway(dir, dir, "gw", []string{"gw.example"}, time.Hour),
+		os.Symlink(filepath.Join(dir, "disk"), filepath.Join(dir, "alias")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := os.ReadFile(filepath.Join(dir, "db1.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pk, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "cert.pem"), 0o644, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	write(t, filepath.Join(dir, "key.pem"), 0o600, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})))
-	write(t, filepath.Join(dir, "open.pem"), 0o644, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})))
+	write(t, filepath.Join(dir, "open.key"), 0o644, string(key))
 	write(t, filepath.Join(dir, "disk"), 0o600, "x")
-	if err := os.Symlink(filepath.Join(dir, "disk"), filepath.Join(dir, "alias")); err != nil {
-		t.Fatal(err)
-	}
 	return dir
 }
 
@@ -54,9 +43,9 @@ func write(t *testing.T, path string, mode os.FileMode, text string) {
 const good = `source:
   gateway:
     address: gw.example:9465
-    ca: @@/cert.pem
-    cert: @@/cert.pem
-    key: @@/key.pem
+    ca: @@/ca.pem
+    cert: @@/db1.pem
+    key: @@/db1.key
   limits:
     memory: 256MiB
     read-rate: 200Mbit/s
@@ -70,7 +59,7 @@ const good = `source:
       interval: 0s
 gateway:
   state: /var/lib/mover/gateway
-  tls: {ca: @@/cert.pem, cert: @@/cert.pem, key: @@/key.pem}
+  tls: {ca: @@/ca.pem, cert: @@/gw.pem, key: @@/gw.key}
   flows:
     - {tenant: acme, host: db1, name: root, target: /dev/vdb}
     - {tenant: acme, host: db1, name: data, target: /srv/data.img, create: true, size: 1GiB}
@@ -142,9 +131,9 @@ func TestBad(t *testing.T) {
 		{"io priority", "memory: 256MiB", "io-priority: low", `source.limits.io-priority: "low" is none of idle, best-effort, none`},
 		{"compression", "  limits:\n", "  compression: lots\n  limits:\n", `source.compression: "lots" is none of auto`},
 		{"tracking", "  limits:\n", "  tracking: {method: magic}\n  limits:\n", `source.tracking.method: "magic" is none of auto, ebpf, scan`},
-		{"flow name", "name: root\n", "name: Root Disk\n", `moverd.yaml:11: source.flows[0].name: "Root Disk" is not a name`},
-		{"flow name with slash", "name: root\n", "name: a/b\n", `"a/b" is not a name`},
-		{"flow name with dots", "name: root\n", "name: ..\n", `".." is not a name`},
+		{"flow name", "name: root\n", "name: Root Disk\n", `moverd.yaml:11: source.flows[0].name: flow name "Root Disk" may only have`},
+		{"flow name with slash", "name: root\n", "name: a/b\n", `"a/b" may only have`},
+		{"flow name with dots", "name: root\n", "name: ..\n", `".." may only have`},
 		{"flow name missing", "    - name: root\n      volume", "    - volume", "moverd.yaml:11: source.flows[0].name: is missing"},
 		{"flow name twice", "name: data\n", "name: root\n", "moverd.yaml:15: source.flows[1].name: is the name of source.flows[0] too"},
 		{"volume twice", "/dev/vda", "@@/alias", "moverd.yaml:16: source.flows[1].volume: is the volume of source.flows[0] too"},
@@ -162,12 +151,15 @@ func TestBad(t *testing.T) {
 		{"address without host", "gw.example:9465", ":9465", `source.gateway.address: ":9465" names no host`},
 		{"port", "gw.example:9465", "gw.example:99999", `is not host:port`},
 		{"connections", "    address:", "    connections: 17\n    address:", "source.gateway.connections: 17 is outside 1 to 16"},
-		{"ca missing", "    ca: @@/cert.pem\n", "", "moverd.yaml:2: source.gateway.ca: is missing"},
-		{"ca gone", "    ca: @@/cert.pem\n", "    ca: @@/nope.pem\n", "moverd.yaml:4: source.gateway.ca: open @@/nope.pem: no such file or directory; moverctl pki"},
-		{"key gone", "    key: @@/key.pem\n", "    key: @@/nope.pem\n", "moverd.yaml:6: source.gateway.key: open @@/nope.pem"},
-		{"key open to others", "    key: @@/key.pem\n", "    key: @@/open.pem\n", "moverd.yaml:6: source.gateway.key: @@/open.pem may be read by others than its owner (mode 0644); chmod 600"},
-		{"cert is not one", "    cert: @@/cert.pem\n", "    cert: @@/disk\n", "moverd.yaml:5: source.gateway.cert: @@/disk: tls: failed to find any PEM data"},
-		{"credentials", "    key: @@/key.pem\n", "    key: $CREDENTIALS_DIRECTORY/key\n", "source.gateway.key: $CREDENTIALS_DIRECTORY is only set by systemd"},
+		{"ca missing", "    ca: @@/ca.pem\n", "", "moverd.yaml:2: source.gateway.ca: is missing"},
+		{"ca gone", "    ca: @@/ca.pem\n", "    ca: @@/nope.pem\n", "moverd.yaml:4: source.gateway.ca: open @@/nope.pem: no such file or directory; moverctl pki"},
+		{"key gone", "    key: @@/db1.key\n", "    key: @@/nope.pem\n", "moverd.yaml:6: source.gateway.key: open @@/nope.pem"},
+		{"key open to others", "    key: @@/db1.key\n", "    key: @@/open.key\n", "moverd.yaml:5: source.gateway.cert: key: key file @@/open.key is open to others (mode 0644): chmod 600"},
+		{"cert is not one", "    cert: @@/db1.pem\n", "    cert: @@/disk\n", "moverd.yaml:5: source.gateway.cert: certificate @@/disk with key @@/db1.key: tls: failed to find any PEM data"},
+		{"credentials", "    key: @@/db1.key\n", "    key: credential:key\n", `source.gateway.key: "credential:key": $CREDENTIALS_DIRECTORY is not set; only systemd`},
+		{"credential's name", "    key: @@/db1.key\n", "    key: credential:../key\n", "a credential has a plain name"},
+		{"wrong usage", "    cert: @@/db1.pem\n    key: @@/db1.key\n", "    cert: @@/gw.pem\n    key: @@/gw.key\n", "moverd.yaml:5: source.gateway.cert: "},
+		{"other's key", "    key: @@/db1.key\n", "    key: @@/gw.key\n", "moverd.yaml:5: source.gateway.cert: "},
 		{"metrics open", "  limits:\n", "  metrics: {listen: 0.0.0.0:9464}\n  limits:\n", `source.metrics.listen: "0.0.0.0:9464" is not a loopback address`},
 		{"metrics address", "  limits:\n", "  metrics: {listen: here}\n  limits:\n", `source.metrics.listen: "here" is neither host:port nor off`},
 		{"no flows", "  flows:\n    - {tenant: acme, host: db1, name: root, target: /dev/vdb}\n    - {tenant: acme, host: db1, name: data, target: /srv/data.img, create: true, size: 1GiB}\n", "", "moverd.yaml:18: gateway.flows: needs at least one flow"},
@@ -175,7 +167,7 @@ func TestBad(t *testing.T) {
 		{"one target by two paths", "/srv/data.img", "/srv/../dev/vdb", "gateway.flows[1].target: is the target of gateway.flows[0] too"},
 		{"one flow twice", "name: data, target", "name: root, target", "gateway.flows[1].name: is the flow of gateway.flows[0] too"},
 		{"tenant missing", "{tenant: acme, host: db1, name: root", "{host: db1, name: root", "gateway.flows[0].tenant: is missing"},
-		{"host", "host: db1, name: root", "host: DB1, name: root", `gateway.flows[0].host: "DB1" is not a name`},
+		{"host", "host: db1, name: root", "host: DB1, name: root", `gateway.flows[0].host: host name "DB1" may only have`},
 		{"target missing", ", target: /dev/vdb", "", "gateway.flows[0].target: is missing"},
 		{"size without create", "create: true, ", "", "gateway.flows[1].size: is only for create: true"},
 		{"odd size", "1GiB", "1000B", "gateway.flows[1].size: is not a multiple of 512 bytes"},
@@ -233,9 +225,9 @@ func TestFiles(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	dir := certs(t)
 	t.Setenv("CREDENTIALS_DIRECTORY", dir)
-	text := strings.Replace(good, "    key: @@/key.pem\n", "    key: $CREDENTIALS_DIRECTORY/key.pem\n", 1)
+	text := strings.Replace(good, "    key: @@/db1.key\n", "    key: credential:db1.key\n", 1)
 	c, err := Parse("x.yaml", []byte(strings.ReplaceAll(text, "@@", dir)))
-	if err != nil || string(c.Source.Gateway.Key) != filepath.Join(dir, "key.pem") {
+	if err != nil || string(c.Source.Gateway.Key) != filepath.Join(dir, "db1.key") {
 		t.Errorf("key %q, %v", c.Source.Gateway.Key, err)
 	}
 }

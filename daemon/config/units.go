@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -9,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/moverd/mover/wire"
 )
 
 // Size is bytes, spelled 256MiB or 1GB.
@@ -20,7 +21,7 @@ type Rate int64
 // Duration is a time.Duration, spelled 10s.
 type Duration time.Duration
 
-// File is an absolute path. It may begin with $CREDENTIALS_DIRECTORY, which systemd sets for LoadCredential=.
+// File is an absolute path, or credential:NAME, which systemd keeps for a unit with LoadCredential=NAME:PATH.
 type File string
 
 type unit struct {
@@ -109,15 +110,16 @@ func (v *Duration) parse(s string) error {
 
 func (v Duration) MarshalYAML() (any, error) { return time.Duration(v).String(), nil }
 
-const credentials = "$CREDENTIALS_DIRECTORY/"
-
 func (v *File) parse(s string) error {
-	if rest, ok := strings.CutPrefix(s, credentials); ok {
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return errors.New("$CREDENTIALS_DIRECTORY is only set by systemd, for a unit with LoadCredential=")
+	if name, ok := strings.CutPrefix(s, "credential:"); ok {
+		dir := os.Getenv(wire.CredentialsEnv)
+		switch {
+		case name == "" || name == "." || name == ".." || name != filepath.Base(name):
+			return fmt.Errorf("%q: a credential has a plain name", s)
+		case dir == "":
+			return fmt.Errorf("%q: $%s is not set; only systemd sets it, for a unit with LoadCredential=%s:PATH", s, wire.CredentialsEnv, name)
 		}
-		s = filepath.Join(dir, rest)
+		s = filepath.Join(dir, name)
 	}
 	if !filepath.IsAbs(s) {
 		return fmt.Errorf("%q is not an absolute path", s)

@@ -1,23 +1,21 @@
 package config
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// names may stand in file names, certificates and labels of metrics.
-var names = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,38}[a-z0-9])?$`)
+	"github.com/moverd/mover/internal/pki"
+	"github.com/moverd/mover/wire"
+)
 
 // validator collects what is wrong and where; the first in the order of the file is told.
 type validator struct {
@@ -98,8 +96,10 @@ func (v *validator) dial(key string, d Dial) {
 	if d.Connections < 1 || d.Connections > 16 {
 		v.bad(key+".connections", "%d is outside 1 to 16", d.Connections)
 	}
-	v.readable(key+".ca", d.CA)
-	v.pair(key, d.Cert, d.Key)
+	if d.Name == "" {
+		return // told above; a certificate cannot be checked against no name
+	}
+	v.certs(key, d.CA, d.Cert, d.Key, func(f wire.Files) error { _, err := wire.ClientTLS(f, d.Name); return err })
 }
 
 func (v *validator) limits(key string, l Limits) {
@@ -142,8 +142,7 @@ func (v *validator) gateway(g *Gateway) {
 	v.atLeast("gateway.memory", g.Memory, 128<<20)
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
-	v.readable("gateway.tls.ca", g.TLS.CA)
-	v.pair("gateway.tls", g.TLS.Cert, g.TLS.Key)
+	v.certs("gateway.tls", g.TLS.CA, g.TLS.Cert, g.TLS.Key, func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })
 	if len(g.Flows) == 0 {
 		v.bad("gateway.flows", "needs at least one flow")
 	}
@@ -169,11 +168,14 @@ func (v *validator) gateway(g *Gateway) {
 }
 
 func (v *validator) name(key, s string) {
-	switch {
-	case s == "":
+	_, what, _ := strings.Cut(key, "].")
+	if what == "name" {
+		what = "flow"
+	}
+	if s == "" {
 		v.bad(key, "is missing")
-	case !names.MatchString(s):
-		v.bad(key, "%q is not a name: 1 to 40 of a-z 0-9 . _ -, beginning and ending with a letter or digit", s)
+	} else if err := pki.CheckName(what, s); err != nil {
+		v.bad(key, "%v", err)
 	}
 }
 
@@ -240,17 +242,16 @@ func (v *validator) readable(key string, f File) bool {
 	return true
 }
 
-// pair checks that a certificate and its key belong together and that nobody else reads the key.
-func (v *validator) pair(key string, cert, private File) {
-	if !v.readable(key+".cert", cert) || !v.readable(key+".key", private) {
+// certs checks that the files are there, belong together, are good now, and that nobody else reads the key.
+func (v *validator) certs(key string, ca, cert, private File, load func(wire.Files) error) {
+	ok := v.readable(key+".ca", ca)
+	ok = v.readable(key+".cert", cert) && ok
+	ok = v.readable(key+".key", private) && ok
+	if !ok {
 		return
 	}
-	if st, err := os.Stat(string(private)); err == nil && st.Mode().Perm()&0o077 != 0 {
-		v.bad(key+".key", "%s may be read by others than its owner (mode %04o); chmod 600", private, st.Mode().Perm())
-		return
-	}
-	if _, err := tls.LoadX509KeyPair(string(cert), string(private)); err != nil {
-		v.bad(key+".cert", "%s: %v", cert, err)
+	if err := load(wire.Files{CA: string(ca), Cert: string(cert), Key: string(private)}); err != nil {
+		v.bad(key+".cert", "%v", err)
 	}
 }
 
