@@ -77,7 +77,7 @@ func (r readerAt) ReadAt(p []byte, off int64) (int, error) { return r(p, off) }
 
 // blank reads both ends and samples of what lies between.
 func (h *handle) blank() (bool, error) {
-	buf := alignedBuffer(inspectEnds)
+	buf := alignedBuffer(inspectEnds + memUnit)
 	zero := func(off, n int64) (bool, error) {
 		n = min(n, h.size-off)
 		if n <= 0 {
@@ -118,10 +118,11 @@ func SetReadOnly(path string, ro bool) error {
 	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, v); err != nil {
 		return fmt.Errorf("set the write protection of %s: %w", path, err)
 	}
-	if now, err := IsReadOnly(path); err != nil || now != ro {
-		return errors.Join(err, fmt.Errorf("the driver of %s keeps its write protection at %v: %w", path, now, sentinel.ErrNotSupported))
+	now, err := IsReadOnly(path)
+	if err == nil && now != ro {
+		err = fmt.Errorf("the driver of %s keeps its write protection at %v: %w", path, now, sentinel.ErrNotSupported)
 	}
-	return nil
+	return err
 }
 
 // IsReadOnly tells whether a block device is write protected.

@@ -66,7 +66,7 @@ var magics = func() []magic {
 		{kind: "md", off: -64 << 10, bytes: mdMagic, more: md90},                     // version 0.90, in the last whole 64 KiB
 	}
 	for _, page := range []int64{4096, 16 << 10, 64 << 10} {
-		m = append(m, magic{kind: "swap", off: page - 10, bytes: "SWAPSPACE2", more: swapNames})
+		m = append(m, magic{kind: "swap", off: page - 10, bytes: "SWAPSPACE2", more: swapNames(page)})
 	}
 	for i := range int64(4) {
 		m = append(m, magic{kind: "LVM2", off: i * 512, bytes: "LABELONE", more: lvmUUID})
@@ -187,19 +187,15 @@ func mbrTable(s *Signature, at func(int64, int) []byte) bool {
 	return used
 }
 
-func swapNames(s *Signature, at func(int64, int) []byte) bool {
-	page := int64(0)
-	for _, p := range []int64{4096, 16 << 10, 64 << 10} { // the header begins at byte 1024 of the device, one page before the mark's end
-		if binary.LittleEndian.Uint32(at(10-p+1024, 4)) == 1 {
-			page = p
-			break
+// swapNames: the header begins at byte 1024, its mark ends the first page.
+func swapNames(page int64) func(*Signature, func(int64, int) []byte) bool {
+	return func(s *Signature, at func(int64, int) []byte) bool {
+		header := 1024 - (page - 10)
+		if binary.LittleEndian.Uint32(at(header, 4)) == 1 {
+			s.UUID, s.Label = uuidText(at(header+12, 16)), text(at(header+28, 16))
 		}
+		return true
 	}
-	if page != 0 {
-		s.UUID = uuidText(at(10-page+1036, 16))
-		s.Label = text(at(10-page+1052, 16))
-	}
-	return true
 }
 
 func lvmUUID(s *Signature, at func(int64, int) []byte) bool {
