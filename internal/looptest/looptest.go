@@ -121,6 +121,10 @@ func attach(file *os.File, o Options) (*os.File, error) {
 			return nil, err
 		}
 		err = unix.IoctlLoopConfigure(int(dev.Fd()), &c)
+		if err == nil && !o.ReadOnly {
+			// A write protection set by hand outlives the file that was attached then.
+			err = unix.IoctlSetPointerInt(int(dev.Fd()), unix.BLKROSET, 0)
+		}
 		if err == nil {
 			return dev, nil
 		}
