@@ -66,6 +66,9 @@ func (n *node) state(i int) state {
 	return n.all
 }
 
+// risky tells whether group i has changes that the file lacks.
+func (n *node) risky(i int) bool { return n.each != nil && n.each.risky[i/64]>>(i%64)&1 != 0 }
+
 // own makes the states of n's groups independent of each other.
 func (n *node) own() *groups {
 	if n.each == nil {
@@ -95,7 +98,7 @@ func (n *node) row(b *[rowSize]byte, count int, weak bool) {
 	clear(b[:])
 	for i := range count {
 		s := n.state(i)
-		if weak && n.each != nil && n.each.risky[i/64]>>(i%64)&1 != 0 {
+		if weak && n.risky(i) {
 			s = allUnknown
 		}
 		b[i] = byte(s)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
@@ -101,7 +102,7 @@ func (t *Table) load(cfg TableConfig) error {
 		cfg.Cache = defaultCache
 	}
 	for i := range t.parts {
-		t.parts[i].t = t
+		t.parts[i].t, t.parts[i].sums = t, map[int64]digest.Digest{}
 		t.parts[i].cache = cache{file: t.file, most: int(max(cfg.Cache, leastCache) / shards / pageSize), pages: map[int64]*page{}}
 	}
 	if err := t.loadRows(); err != nil {

@@ -69,9 +69,9 @@ func (c *cache) touch(p *page, from, to int) {
 	p.dirty |= (1<<(last-first+1) - 1) << first
 }
 
-// evict drops clean pages until n more fit, looking at no more than limit. It tells whether they do.
-func (c *cache) evict(n, limit int) bool {
-	for ; len(c.ring)+n > c.most; limit-- {
+// evict drops clean pages until n more fit, looking at each no more than twice. It tells whether they do.
+func (c *cache) evict(n int) bool {
+	for limit := 2 * c.most; len(c.ring)+n > c.most; limit-- {
 		if limit <= 0 || c.dirty == len(c.ring) {
 			return false
 		}
@@ -163,8 +163,8 @@ func (c *cache) write() error {
 			c.dirty--
 		}
 	}
-	if len(c.ring) > c.most { // was held
-		c.evict(0, 2*len(c.ring))
+	for i := len(c.ring) - 1; len(c.ring) > c.most; i-- { // was held
+		c.remove(c.ring[i])
 	}
 	return nil
 }

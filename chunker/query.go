@@ -119,10 +119,7 @@ func (t *Table) unknownUnder(no int64) iter.Seq[extent.Extent] {
 			r := uniformRecord(n.state(i), count)
 			if n.state(i) == partial {
 				var err error
-				if err = s.room(1); err == nil {
-					_, _, r, err = s.record(g)
-				}
-				if err != nil { // all of it, then
+				if r, err = s.readRecord(g); err != nil { // all of it, then
 					s.fail(g, err)
 					r = uniformRecord(allUnknown, count)
 				}

@@ -8,33 +8,50 @@ import (
 	"github.com/moverd/mover/internal/digest"
 )
 
-const shards = 8 // node n is in shard n % shards
+const (
+	shards   = 8    // node n is in shard n % shards
+	mostSums = 2048 // digests of groups that a shard keeps before it writes them
+)
 
 // shard is a part of a table with a lock of its own: every eighth node, and the pages of its groups.
 type shard struct {
 	t *Table
 
-	mu    sync.Mutex // guards all below and t.nodes of this shard
-	cache cache
-	queue []int64 // nodes whose changed is set
-	held  bool    // nothing may be written
+	mu      sync.Mutex // guards all below and t.nodes of this shard
+	cache   cache
+	sums    map[int64]digest.Digest // of groups, that the file lacks
+	queue   []int64                 // nodes whose changed is set
+	held    bool                    // nothing may be written
+	scratch [2][pageSize]byte       // for reading when the cache is full of changes
 }
 
 // room makes place for n more pages, by writing if need be.
 func (s *shard) room(n int) error {
 	c := &s.cache
-	if s.held {
-		c.evict(n, 64) // what does not fit is in excess until Release
-		return nil
-	}
-	if c.evict(n, 2*len(c.ring)) {
+	if c.evict(n) && len(s.sums) < mostSums || s.held { // held: what does not fit is in excess until Release
 		return nil
 	}
 	if err := s.flush(); err != nil {
 		return err
 	}
-	c.evict(n, 3*len(c.ring))
+	c.evict(n)
 	return nil
+}
+
+// view returns page no for reading, until the next view of the same slot. It never writes.
+func (s *shard) view(no int64, slot int) (*[pageSize]byte, error) {
+	if c := &s.cache; c.pages[no] != nil || c.evict(1) {
+		p, err := c.get(no, true)
+		if err != nil {
+			return nil, err
+		}
+		return &p.buf, nil
+	}
+	b := &s.scratch[slot]
+	if _, err := s.t.file.ReadAt(b[:], no*pageSize); err != nil {
+		return nil, fmt.Errorf("read digest table: %w", err)
+	}
+	return b, nil
 }
 
 func (s *shard) node(g int64) (*node, int) { return &s.t.nodes[g/fanOut], int(g % fanOut) }
@@ -62,6 +79,9 @@ func (s *shard) put(g int64, st state, pages bool) {
 		return
 	}
 	s.change(g / fanOut)
+	if st != known {
+		delete(s.sums, g)
+	}
 	e := n.own()
 	e.state[i] = st
 	if pages {
@@ -74,42 +94,36 @@ func (s *shard) leafPage(g int64, fresh bool) (*page, error) {
 	return s.cache.get(s.t.leafPage(g), !fresh)
 }
 
-func leavesIn(p *page) *[GroupLeaves]digest.Digest {
-	return (*[GroupLeaves]digest.Digest)(unsafe.Pointer(&p.buf))
+// digestsIn views a page as the digests that it holds.
+func digestsIn(b *[pageSize]byte) *[GroupLeaves]digest.Digest {
+	return (*[GroupLeaves]digest.Digest)(unsafe.Pointer(b))
 }
 
+func recordAt(g int64) int { return int(g*recordSize) % pageSize }
+
+// readRecord is the record of a mixed group.
+func (s *shard) readRecord(g int64) (r record, err error) {
+	b, err := s.view(s.t.recordPage(g), 0)
+	if err == nil {
+		r.decode(b[recordAt(g):])
+	}
+	return r, err
+}
+
+// record is readRecord for changing it: room has been made.
 func (s *shard) record(g int64) (p *page, at int, r record, err error) {
 	p, err = s.cache.get(s.t.recordPage(g), true)
 	if err != nil {
 		return nil, 0, r, err
 	}
-	at = int(g*recordSize) % pageSize
-	r.decode(p.buf[at : at+recordSize])
+	at = recordAt(g)
+	r.decode(p.buf[at:])
 	return p, at, r, nil
 }
 
 func (s *shard) putRecord(p *page, at int, r *record) {
 	r.encode(p.buf[at : at+recordSize])
 	s.cache.touch(p, at, at+recordSize)
-}
-
-func (s *shard) digestAt(g int64) (*page, *digest.Digest, error) {
-	p, err := s.cache.get(s.t.digestPage(g), true)
-	if err != nil {
-		return nil, nil, err
-	}
-	return p, &leavesIn(p)[g%GroupLeaves], nil
-}
-
-func (s *shard) putDigest(g int64, d digest.Digest) error {
-	p, at, err := s.digestAt(g)
-	if err != nil {
-		return err
-	}
-	*at = d
-	i := int(g%GroupLeaves) * digest.Size
-	s.cache.touch(p, i, i+digest.Size)
-	return nil
 }
 
 // recount corrects the node's counts when the record of group g, of count leaves, changes.
@@ -129,11 +143,8 @@ func (s *shard) setUniform(g int64, st state) error {
 	}
 	was := uniformRecord(old, s.t.leavesOf(g))
 	if old.mixed() {
-		if err := s.room(1); err != nil {
-			return err
-		}
 		var err error
-		if _, _, was, err = s.record(g); err != nil {
+		if was, err = s.readRecord(g); err != nil {
 			n, _ := s.node(g)
 			n.counted = false
 		}
@@ -146,7 +157,7 @@ func (s *shard) setUniform(g int64, st state) error {
 
 // setAll stores all digests of group g, none unknown; sum is the group's.
 func (s *shard) setAll(g int64, ds []digest.Digest, sum digest.Digest) error {
-	if err := s.room(3); err != nil {
+	if err := s.room(2); err != nil {
 		return err
 	}
 	rp, at, was, err := s.record(g)
@@ -156,14 +167,11 @@ func (s *shard) setAll(g int64, ds []digest.Digest, sum digest.Digest) error {
 	if old := s.state(g); !old.mixed() {
 		was = uniformRecord(old, len(ds))
 	}
-	if err := s.putDigest(g, sum); err != nil {
-		return err
-	}
 	p, err := s.leafPage(g, true)
 	if err != nil {
 		return err
 	}
-	copy(leavesIn(p)[:], ds)
+	copy(digestsIn(&p.buf)[:], ds)
 	s.cache.touch(p, 0, len(ds)*digest.Size)
 	var now record
 	for i := range ds {
@@ -173,6 +181,7 @@ func (s *shard) setAll(g int64, ds []digest.Digest, sum digest.Digest) error {
 	}
 	s.putRecord(rp, at, &now)
 	s.recount(g, &was, &now)
+	s.sums[g] = sum
 	s.put(g, known, true)
 	return nil
 }
@@ -191,7 +200,7 @@ func (s *shard) setSome(g int64, first int, ds []digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	page := leavesIn(p)
+	page := digestsIn(&p.buf)
 	from, to := first, first+len(ds)
 	if !old.mixed() {
 		count := s.t.leavesOf(g)
@@ -263,20 +272,17 @@ func (s *shard) get(g int64, i int) (digest.Digest, error) {
 	if !st.mixed() {
 		return s.t.special(g, i, st), nil
 	}
-	if err := s.room(2); err != nil {
-		return digest.Unknown, err
-	}
 	if st == partial {
-		_, _, r, err := s.record(g)
+		r, err := s.readRecord(g)
 		if err != nil || r.unknown.has(i) {
 			return digest.Unknown, err
 		}
 	}
-	p, err := s.leafPage(g, false)
+	b, err := s.view(s.t.leafPage(g), 1)
 	if err != nil {
 		return digest.Unknown, err
 	}
-	return leavesIn(p)[i], nil
+	return digestsIn(b)[i], nil
 }
 
 // append appends the digests of leaves [from, to) of group g.
@@ -288,25 +294,25 @@ func (s *shard) append(out []digest.Digest, g int64, from, to int) ([]digest.Dig
 		}
 		return out, nil
 	}
-	if err := s.room(2); err != nil {
-		return out, err
+	var r record
+	if st == partial {
+		var err error
+		if r, err = s.readRecord(g); err != nil {
+			return out, err
+		}
 	}
-	p, err := s.leafPage(g, false)
+	b, err := s.view(s.t.leafPage(g), 1)
 	if err != nil {
 		return out, err
 	}
 	if st != partial {
-		return append(out, leavesIn(p)[from:to]...), nil
-	}
-	_, _, r, err := s.record(g)
-	if err != nil {
-		return out, err
+		return append(out, digestsIn(b)[from:to]...), nil
 	}
 	for i := from; i < to; i++ {
 		if r.unknown.has(i) {
 			out = append(out, digest.Unknown)
 		} else {
-			out = append(out, leavesIn(p)[i])
+			out = append(out, digestsIn(b)[i])
 		}
 	}
 	return out, nil

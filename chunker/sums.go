@@ -17,14 +17,14 @@ func (s *shard) groupSum(g int64) (d digest.Digest, ok bool, err error) {
 		d, err = s.finish(g)
 		return d, err == nil, err
 	case known:
-		if err := s.room(1); err != nil {
-			return digest.Unknown, false, err
+		if d, ok := s.sums[g]; ok {
+			return d, true, nil
 		}
-		_, at, err := s.digestAt(g)
+		b, err := s.view(s.t.digestPage(g), 0)
 		if err != nil {
 			return digest.Unknown, false, err
 		}
-		return *at, true, nil
+		return digestsIn(b)[g%fanOut], true, nil
 	default:
 		return s.t.uniformSum(g, st), true, nil
 	}
@@ -32,14 +32,14 @@ func (s *shard) groupSum(g int64) (d digest.Digest, ok bool, err error) {
 
 // finish computes and stores the digest of group g, which is stale.
 func (s *shard) finish(g int64) (digest.Digest, error) {
-	if err := s.room(2); err != nil {
+	if err := s.room(0); err != nil {
 		return digest.Unknown, err
 	}
-	p, err := s.leafPage(g, false)
+	b, err := s.view(s.t.leafPage(g), 1)
 	if err != nil {
 		return digest.Unknown, err
 	}
-	ds := leavesIn(p)[:s.t.leavesOf(g)]
+	ds := digestsIn(b)[:s.t.leavesOf(g)]
 	if st, ok := s.t.uniformly(g, ds); ok && st != allUnknown {
 		return s.t.uniformSum(g, st), s.setUniform(g, st)
 	}
@@ -47,9 +47,7 @@ func (s *shard) finish(g int64) (digest.Digest, error) {
 	if !ok {
 		return d, errHole
 	}
-	if err := s.putDigest(g, d); err != nil {
-		return d, err
-	}
+	s.sums[g] = d
 	s.put(g, known, true)
 	return d, nil
 }
@@ -72,9 +70,22 @@ func (s *shard) nodeSum(no int64) (d digest.Digest, ok bool) {
 		n.stale = false
 		return n.digest, true
 	}
-	var ds [fanOut]digest.Digest
+	var ds, inFile [fanOut]digest.Digest
+	read := false
 	for i := range count {
 		g := no*fanOut + int64(i)
+		if n.state(i) == known && !n.risky(i) {
+			if !read {
+				b, err := s.view(s.t.digestPage(g), 0)
+				if err != nil {
+					s.fail(g, err)
+					return digest.Unknown, false
+				}
+				inFile, read = *digestsIn(b), true
+			}
+			ds[i] = inFile[i]
+			continue
+		}
 		d, ok, err := s.groupSum(g)
 		if err != nil {
 			s.fail(g, err)
@@ -105,11 +116,8 @@ func (s *shard) countNode(no int64) error {
 		leaves := s.t.leavesOf(g)
 		r := uniformRecord(n.state(i), leaves)
 		if n.state(i).mixed() {
-			if err := s.room(1); err != nil {
-				return err
-			}
 			var err error
-			if _, _, r, err = s.record(g); err != nil {
+			if r, err = s.readRecord(g); err != nil {
 				return err
 			}
 		}

@@ -3,8 +3,12 @@ package chunker
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/moverd/mover/internal/digest"
 )
 
 var errWrite = errors.New("write digest table")
@@ -26,6 +30,9 @@ func (s *shard) flush() error {
 	if err := s.cache.write(); err != nil {
 		return err
 	}
+	if err := s.writeSums(); err != nil {
+		return err
+	}
 	for i, no := range s.queue {
 		if err := s.writeRow(no, false); err != nil {
 			s.queue = append(s.queue[:0], s.queue[i:]...)
@@ -43,6 +50,30 @@ func (s *shard) flush() error {
 		}
 	}
 	s.queue = s.queue[:0]
+	return nil
+}
+
+// writeSums writes digests of groups, adjacent ones together.
+func (s *shard) writeSums() error {
+	list := slices.Sorted(maps.Keys(s.sums))
+	var buf [pageSize]byte
+	for len(list) > 0 {
+		n := 0
+		for ; n < len(list) && n < fanOut && list[n] == list[0]+int64(n); n++ {
+			d := s.sums[list[n]]
+			copy(buf[n*digest.Size:], d[:])
+			if p := s.cache.pages[s.t.digestPage(list[n])]; p != nil {
+				digestsIn(&p.buf)[list[n]%fanOut] = d
+			}
+		}
+		if _, err := s.t.file.WriteAt(buf[:n*digest.Size], s.t.digests+list[0]*digest.Size); err != nil {
+			return fmt.Errorf("%w: %w", errWrite, err)
+		}
+		for _, g := range list[:n] {
+			delete(s.sums, g)
+		}
+		list = list[n:]
+	}
 	return nil
 }
 
@@ -88,6 +119,9 @@ func (s *shard) extents(no int64) [3][2]int64 {
 func (s *shard) dropPages(no int64) {
 	for _, e := range s.extents(no) {
 		s.cache.drop(e[0], e[1])
+	}
+	for g := no * fanOut; g < (no+1)*fanOut && len(s.sums) > 0; g++ {
+		delete(s.sums, g)
 	}
 }
 
