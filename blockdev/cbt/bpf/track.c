@@ -1,0 +1,290 @@
+// Marks what changed on one disk, when a request (or a part of it) completes and before its submitter learns of it (C1).
+//
+// One source, two objects. By default a granule is one bit, set by an atomic OR; with -DBYTEMAP it is one byte, set by a plain
+// store, for kernels whose BPF has no atomics. Three copies of the program are attached, because the kernel skips a program
+// that is already running on the CPU; see first_sight().
+//
+// What is tracked is fixed in constants before loading: a disk, its sectors [start, start+length), and the granule's size.
+
+#include "kernel.h"
+
+#define OP_MASK 0xff
+#define NO_SECTOR (~0ULL)
+
+#ifdef BYTEMAP
+#define PER_WORD 8 // granules in one 64-bit word of `dirty` and of `coarse`
+#define EDGES 14   // single granules at the two ends of a range
+#else
+#define PER_WORD 64
+#define EDGES 0
+#endif
+#define UNIT_WORDS 64                    // words of `dirty` that one granule of `coarse` stands for
+#define UNIT (UNIT_WORDS * PER_WORD)     // granules that one granule of `coarse` stands for
+#define SHORT_WORDS (2 * UNIT_WORDS)     // a range that fits in so many words is marked without `coarse`
+#define COARSE_WORDS 260                 // 4 GiB (a request's limit) at granules of 4 KiB, in words of `coarse`
+#define MAX_BIOS 1024                    // ranges of one merged discard: drivers allow 256
+#define NESTING 3                        // task, soft interrupt, hard interrupt
+
+volatile const int major, first_minor;
+volatile const u64 start, length; // sectors of 512 bytes
+volatile const u32 shift;         // a granule is 1 << shift sectors
+
+// cell is what one CPU has seen: 64 bytes. The first four only grow.
+struct cell {
+	u64 written;   // bytes, counted as the kernel counts writes: everything but discards
+	u64 discarded; // bytes
+	u64 passed;    // pass-through writes, whose range nobody knows
+	u64 overflow;  // requests that could not be marked whole
+	u64 skip;      // event that a forced miss drops
+	u64 seen[NESTING];
+};
+
+struct control {
+	u64 miss; // counts down at each write; at 1 that write is dropped by all copies
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} dirty SEC(".maps"), coarse SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct cell);
+} cells SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct control);
+} control SEC(".maps");
+
+// set marks n granules of a word, from granule bit on. A byte map is set one granule or one whole word at a time.
+static __always_inline void set(u64 *word, u32 bit, u32 n)
+{
+#ifdef BYTEMAP
+	if (n == PER_WORD)
+		*(volatile u64 *)word = 0x0101010101010101ULL;
+	else
+		((volatile u8 *)word)[bit & (PER_WORD - 1)] = 1;
+#else
+	u64 mask = (~0ULL >> ((64 - n) & 63)) << (bit & 63);
+	if ((*(volatile u64 *)word & mask) != mask)
+		__sync_fetch_and_or(word, mask);
+#endif
+}
+
+// fill marks granules [first, end) of a map, at most `words` words of it, and returns where it stopped.
+static __always_inline u64 fill(void *map, u64 first, u64 end, u32 words)
+{
+	for (u32 i = 0; i < words + EDGES; i++) {
+		if (first >= end)
+			break;
+		u32 key = first / PER_WORD;
+		u32 bit = first % PER_WORD;
+		u32 n = PER_WORD - bit;
+#ifdef BYTEMAP
+		if (bit || end - first < PER_WORD)
+			n = 1;
+#else
+		if (end - first < n)
+			n = end - first;
+#endif
+		u64 *word = bpf_map_lookup_elem(map, &key);
+		if (!word)
+			break;
+		set(word, bit, n);
+		first += n;
+	}
+	return first;
+}
+
+// mark_many marks granules [first, end) and returns 0 when all of them are. A long range gets its whole units marked in
+// `coarse`, so that a discard of 4 GiB costs a few hundred words. Not static: the verifier then checks it once, by itself.
+__attribute__((noinline)) int mark_many(u64 first, u64 end)
+{
+	if (end - first <= (SHORT_WORDS - 1) * PER_WORD)
+		return fill(&dirty, first, end, SHORT_WORDS) < end;
+
+	u64 unit = (first + UNIT - 1) / UNIT, last = end / UNIT;
+	if (fill(&dirty, first, unit * UNIT, UNIT_WORDS) < unit * UNIT)
+		return 1;
+	if (fill(&coarse, unit, last, COARSE_WORDS) < last)
+		return 1;
+	return fill(&dirty, last * UNIT, end, UNIT_WORDS) < end;
+}
+
+// mark marks the granules of bytes at sector that lie in the tracked range, and returns 0 when all of them are.
+static __always_inline int mark(u64 sector, u32 bytes)
+{
+	u64 end = sector + ((u64)bytes + 511) / 512;
+	if (sector < start)
+		sector = start;
+	if (end > start + length)
+		end = start + length;
+	if (sector >= end)
+		return 0;
+	u64 first = (sector - start) >> shift;
+	u64 last = (end - 1 - start) >> shift;
+#ifdef BYTEMAP
+	if (first != last)
+#else
+	if (first / PER_WORD != last / PER_WORD)
+#endif
+		return mark_many(first, last + 1);
+	u32 key = first / PER_WORD;
+	u64 *word = bpf_map_lookup_elem(&dirty, &key);
+	if (!word)
+		return 1;
+	set(word, first % PER_WORD, last - first + 1);
+	return 0;
+}
+
+__attribute__((noinline)) int mark_bio(u64 sector, u32 bytes)
+{
+	return mark(sector, bytes);
+}
+
+// mark_bios marks each bio of a discard for itself: drivers merge discards that do not touch each other, and the request then has
+// the first one's sector and the sum of the lengths. What completes now has not been advanced past yet.
+static __always_inline int mark_bios(struct bio *bio)
+{
+	int bad = 0;
+	for (u32 i = 0; i < MAX_BIOS; i++) {
+		if (!bio)
+			return bad;
+		bad |= mark_bio(bio->bi_iter.bi_sector, bio->bi_iter.bi_size);
+		bio = bio->bi_next;
+	}
+	return 1;
+}
+
+// first_sight tells whether this copy is the first to see an event, so that the sums are a union over the copies: each event is counted
+// once, by the first copy that was not skipped for it. The copies run one after the other on one CPU, and what interrupts them
+// is finished before they go on: seen is a stack of the events that are between their first copy and their last.
+static __always_inline int first_sight(struct cell *c, u64 event, int copy)
+{
+	for (int i = 0; i < NESTING && copy > 0; i++) {
+		if (c->seen[i] != event)
+			continue;
+		if (copy == NESTING - 1) // above are only events that are over
+			for (int j = i; j < NESTING; j++)
+				*(volatile u64 *)&c->seen[j] = 0;
+		return 0;
+	}
+	if (copy == NESTING - 1)
+		return 1;
+	for (int i = 0; i < NESTING; i++) {
+		if (!c->seen[i] || i == NESTING - 1) {
+			*(volatile u64 *)&c->seen[i] = event;
+			break;
+		}
+	}
+	return 1;
+}
+
+// missed tells whether a forced miss drops the event. Copy 0 decides, the others follow; for tests.
+static __always_inline int missed(struct cell *c, u64 event, int copy)
+{
+	if (copy > 0)
+		return c->skip == event;
+	u32 zero = 0;
+	struct control *ctl = bpf_map_lookup_elem(&control, &zero);
+	if (!ctl)
+		return 0;
+	u64 left = *(volatile u64 *)&ctl->miss;
+	if (!left)
+		return 0;
+	*(volatile u64 *)&ctl->miss = left - 1;
+	if (left > 1)
+		return 0;
+	c->skip = event;
+	return 1;
+}
+
+static __always_inline struct gendisk *disk_of(struct request *rq)
+{
+	struct request___old *old = (void *)rq;
+	if (bpf_core_field_exists(old->rq_disk))
+		return old->rq_disk;
+	return rq->q->disk;
+}
+
+static __always_inline int is_pass_through(u32 op, u64 sector)
+{
+	if (sector == NO_SECTOR || op == OP(DRV_OUT))
+		return 1;
+	return bpf_core_enum_value_exists(enum req_opf, REQ_OP_SCSI_OUT___old) &&
+	       op == bpf_core_enum_value(enum req_opf, REQ_OP_SCSI_OUT___old);
+}
+
+static __always_inline int complete(u64 *ctx, int copy)
+{
+	struct request *rq = (void *)ctx[0]; // (request, error, bytes); a failed write may have changed the medium too
+	struct gendisk *disk = disk_of(rq);
+	if (disk->first_minor != first_minor || disk->major != major)
+		return 0;
+	u32 op = rq->cmd_flags & OP_MASK;
+	if (!(op & 1)) // reads and flushes
+		return 0;
+	u32 bytes = ctx[2];
+	u64 sector = rq->__sector;
+	int passed = is_pass_through(op, sector);
+	if (!bytes && !passed)
+		return 0;
+	u32 cpu = bpf_get_smp_processor_id();
+	struct cell *c = bpf_map_lookup_elem(&cells, &cpu);
+	if (!c)
+		return 0; // not counted: the witness tells
+	u64 event = (rq->start_time_ns << 20 ^ sector) | 1;
+	if (missed(c, event, copy))
+		return 0;
+
+	int discard = op == OP(DISCARD), bad = 0;
+	if (passed)
+		;
+	else if ((discard || op == OP(SECURE_ERASE)) && rq->bio)
+		bad = mark_bios(rq->bio);
+	else
+		bad = mark(sector, bytes);
+
+	if (bad)
+		__sync_fetch_and_add(&c->overflow, 1);
+	if (!first_sight(c, event, copy))
+		return 0;
+	if (passed)
+		__sync_fetch_and_add(&c->passed, 1);
+	else if (discard)
+		__sync_fetch_and_add(&c->discarded, bytes);
+	else
+		__sync_fetch_and_add(&c->written, bytes);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_complete")
+int copy0(u64 *ctx)
+{
+	return complete(ctx, 0);
+}
+
+SEC("tp_btf/block_rq_complete")
+int copy1(u64 *ctx)
+{
+	return complete(ctx, 1);
+}
+
+SEC("tp_btf/block_rq_complete")
+int copy2(u64 *ctx)
+{
+	return complete(ctx, 2);
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
