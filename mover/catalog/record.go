@@ -1,0 +1,122 @@
+package catalog
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+)
+
+// RecordVersion is the version of flow.json that this build writes and reads.
+const RecordVersion = 1
+
+// ID is a blockdev.ID that reads and writes itself as hex.
+type ID blockdev.ID
+
+// MarshalText writes 32 hex digits, or nothing for no id.
+func (id ID) MarshalText() ([]byte, error) {
+	if id == (ID{}) {
+		return nil, nil
+	}
+	return []byte(hex.EncodeToString(id[:])), nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (id *ID) UnmarshalText(b []byte) error {
+	*id = ID{}
+	if len(b) == 0 {
+		return nil
+	}
+	if len(b) != 2*len(id) {
+		return fmt.Errorf("id of %d characters", len(b))
+	}
+	_, err := hex.Decode(id[:], b)
+	return err
+}
+
+// Record is flow.json: everything about a flow that must survive, but for what is in its table and its redo log.
+type Record struct {
+	Version int    `json:"version"`
+	Number  uint32 `json:"number"` // stands for the flow in the dedup index
+	Flow    string `json:"flow"`   // TENANT/HOST/NAME
+	Tenant  string `json:"tenant"`
+	Host    string `json:"host"`
+	Name    string `json:"name"`
+
+	Target Target `json:"target"` // the claim
+	Volume Volume `json:"volume"` // zero before the first OPEN
+
+	Phase      mover.Phase `json:"phase"`
+	Generation ID          `json:"generation"`
+	Epoch      uint64      `json:"epoch"` // last committed epoch in Generation
+	Point      PointInfo   `json:"point"`
+	Open       *PassInfo   `json:"open,omitempty"` // the pass that made the target incomplete (C6)
+
+	Report     string          `json:"report,omitempty"` // of the release
+	Released   time.Time       `json:"released,omitzero"`
+	Unreadable []extent.Extent `json:"unreadable,omitempty"` // zeros stand in for these
+	Updated    time.Time       `json:"updated"`
+}
+
+// Target is a claim: which device or file belongs to the flow.
+type Target struct {
+	Path     string    `json:"path"`
+	Identity string    `json:"identity"`
+	Size     int64     `json:"size_bytes"`
+	Created  bool      `json:"created"` // an image file that the gateway made
+	Claimed  time.Time `json:"claimed"`
+}
+
+// Volume is what the source said about its volume.
+type Volume struct {
+	Identity  string `json:"identity"`
+	Size      int64  `json:"size_bytes"`
+	BlockSize uint32 `json:"block_bytes"`
+}
+
+// PointInfo tells what the last recovery point is worth.
+type PointInfo struct {
+	Time        time.Time         `json:"time,omitzero"`
+	Consistency mover.Consistency `json:"consistency"`
+	Proven      bool              `json:"proven"`
+	Pass        ID                `json:"pass"`
+}
+
+// PassInfo names a pass.
+type PassInfo struct {
+	ID         ID             `json:"id"`
+	Kind       mover.PassKind `json:"kind"`
+	Generation ID             `json:"generation"`
+	Epoch      uint64         `json:"epoch"`
+	Began      time.Time      `json:"began"`
+}
+
+// clone copies what r points to, so that records can be handed out by value.
+func (r Record) clone() Record {
+	if r.Open != nil {
+		p := *r.Open
+		r.Open = &p
+	}
+	r.Unreadable = append([]extent.Extent(nil), r.Unreadable...)
+	return r
+}
+
+func decodeRecord(path string, b []byte) (Record, error) {
+	var r Record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("read flow record %s: %v: %w; restore it from a backup, or move its directory away to forget the flow",
+			path, err, sentinel.ErrCorrupt)
+	}
+	if r.Version != RecordVersion {
+		return r, fmt.Errorf("read flow record %s: version %d, this build knows %d: %w", path, r.Version, RecordVersion, sentinel.ErrNotSupported)
+	}
+	if r.Flow != r.Tenant+"/"+r.Host+"/"+r.Name || r.Number == 0 || r.Phase < mover.Fresh || r.Phase > mover.Released {
+		return r, fmt.Errorf("read flow record %s: fields contradict each other: %w", path, sentinel.ErrCorrupt)
+	}
+	return r, nil
+}

@@ -1,0 +1,142 @@
+package receiver
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/catalog"
+	"github.com/moverd/mover/wire"
+)
+
+// restore takes up the log after a start: a committed pass is finished, an open one waits for its source.
+func (f *flow) restore() error {
+	_ = os.Remove(f.logPath() + ".next")
+	r := restorer{f: f, p: f.newPass(catalog.Head{VolumeSize: f.table.Size()}, nil), done: map[uint32][]wire.Item{}}
+	log, err := catalog.OpenLog(f.logPath(), f.logOptions(), r.visit)
+	if err != nil {
+		return err
+	}
+	p := r.p
+	if log == nil {
+		p.cancel()
+		return nil
+	}
+	if log.VolumeSize != f.table.Size() || log.Flow != f.key {
+		p.cancel()
+		f.log.Warn("redo log is not of this volume; it is discarded and every leaf counts as unknown", "log_flow", log.Flow, "log_size", log.VolumeSize)
+		if err := f.table.Reset(); err != nil {
+			return err
+		}
+		return log.Discard()
+	}
+	p.Head, p.redo, p.began = log.Head, log, log.Began
+	if log.Mode == mover.Direct {
+		p.direct.Store(true)
+		if err := r.distrust(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case p.commit != nil || r.switched && !p.direct.Load():
+		f.finish(p)
+	default:
+		f.mu.Lock()
+		f.pass = p
+		f.mu.Unlock()
+		p.start()
+	}
+	f.log.Info("redo log taken up", "pass", p.Pass.String(), "epoch", p.Epoch, "mode", p.mode().String(), "batches", p.ledger.n,
+		"committed", p.commit != nil)
+	return nil
+}
+
+// restorer builds a pass from its records.
+type restorer struct {
+	f        *flow
+	p        *pass
+	done     map[uint32][]wire.Item // direct mode: durable batches
+	intents  []extent.Extent
+	switched bool
+	batch    catalog.Batch
+}
+
+func (r *restorer) visit(rec catalog.Rec, ref catalog.Ref) error {
+	p := r.p
+	switch rec.Kind {
+	case catalog.RecBatch, catalog.RecDone:
+		if err := r.batch.Decode(rec.Meta); err != nil {
+			return err
+		}
+		r.noteBatch(rec, ref)
+	case catalog.RecAgain:
+		delete(r.done, rec.Seq)
+		e := p.ledger.make(rec.Seq)
+		p.ledger.forget(rec.Seq, e)
+		e.attempt = uint8(rec.Attempt)
+	case catalog.RecIntent:
+		first, n, err := catalog.DecodeIntent(rec.Meta)
+		if err != nil {
+			return err
+		}
+		r.intents = append(r.intents, extent.Extent{Off: first * stretch, Len: n * stretch})
+	case catalog.RecSwitch:
+		r.switched = true
+	case catalog.RecCommit:
+		p.commit = new(catalog.Commit)
+		return p.commit.Decode(rec.Meta)
+	default:
+		return fmt.Errorf("record of kind %d: %w", rec.Kind, sentinel.ErrNotSupported)
+	}
+	return nil
+}
+
+func (r *restorer) noteBatch(rec catalog.Rec, ref catalog.Ref) {
+	l, attempt := r.p.ledger, uint8(rec.Attempt)
+	if e := l.make(rec.Seq); e.attempt != attempt {
+		l.forget(rec.Seq, e)
+		e.attempt = attempt
+	}
+	if rec.Final {
+		l.complete(rec.Seq, attempt, r.batch.Counts)
+		l.durable(rec.Seq, attempt)
+	}
+	if rec.Kind == catalog.RecDone {
+		r.done[rec.Seq] = append([]wire.Item(nil), r.batch.Items...)
+		return
+	}
+	if len(r.batch.Items) > 0 {
+		r.p.refs = append(r.p.refs, partRef{r.batch.Items[0].Off, rec.Seq, attempt, ref})
+	}
+}
+
+// distrust makes every leaf unknown that a direct pass may have been writing when it was cut off: those of its stretches that no
+// durable batch has. What durable batches could not read, or read at last, is noted as well.
+func (r *restorer) distrust() error {
+	f := r.f
+	sure := extent.NewSet(f.table.Size(), leafSize)
+	for _, items := range r.done {
+		for _, it := range items {
+			e := extentOf(it)
+			if first, n := f.wholeLeaves(e); n > 0 {
+				sure.Add(extent.Extent{Off: first * leafSize, Len: n * leafSize})
+			}
+			if it.Kind == wire.ItemUnreadable {
+				f.noteUnreadable(e)
+			} else {
+				f.noteRead(e)
+			}
+		}
+	}
+	for _, in := range r.intents {
+		for e := range sure.Gaps(in) {
+			if err := f.table.Invalidate(e); err != nil {
+				return err
+			}
+		}
+		r.p.intents.set.Add(in)
+	}
+	return f.table.Sync()
+}

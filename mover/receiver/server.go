@@ -1,0 +1,268 @@
+package receiver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/internal/buffers"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/catalog"
+	"github.com/moverd/mover/wire"
+)
+
+// Server is the gateway: flows, their targets, and the connections of their sources.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	cat    *catalog.Catalog
+	index  *catalog.Index
+	codec  *chunker.Codec
+	flows  map[string]*flow
+	order  []string // keys, sorted
+	bg     sync.WaitGroup
+
+	// Three budgets, so that nobody waits for a buffer of a kind that he holds: in for payloads on their way in, plain for
+	// decoded bytes, replay for the redo log's records. Order: in or replay, then plain.
+	in, plain, replay *buffers.Pool
+	linkSlots         int
+	metrics           counters
+
+	mu     sync.Mutex // guards all below
+	conns  int
+	closed bool
+}
+
+// New opens the state directory and all flows. A flow that cannot be opened is stopped with the reason in its Status; the others go on.
+func New(cfg Config) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}}
+	if s.cat, err = catalog.Open(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if s.index, err = catalog.OpenIndex(s.cat.IndexDir(), cfg.IndexMemory, cfg.Log); err != nil {
+		return nil, errors.Join(err, s.cat.Close())
+	}
+	if s.codec, err = chunker.NewCodec(chunker.CodecConfig{}); err != nil {
+		return nil, errors.Join(err, s.index.Close(), s.cat.Close())
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.in = buffers.New(inBuffer, cfg.Memory*45/100)
+	s.plain = buffers.New(inBuffer, cfg.Memory*45/100)
+	s.replay = buffers.New(applyBuffer, cfg.Memory/10)
+	s.linkSlots = max(2, int(s.in.Limit()/int64(s.in.Size())/2))
+	for _, fc := range cfg.Flows {
+		f := &flow{s: s, cfg: fc, key: fc.Key(), gate: newGate(), attaching: make(chan struct{}, 1), since: time.Now()}
+		f.log = cfg.Log.With("flow", f.key)
+		s.flows[f.key] = f
+		s.order = append(s.order, f.key)
+	}
+	slices.Sort(s.order)
+	for _, key := range s.order {
+		if err := s.flows[key].load(); err != nil {
+			s.flows[key].log.Warn("flow is stopped", "error", err)
+		}
+	}
+	return s, nil
+}
+
+// Serve accepts connections of sources until ctx ends or the Server is closed. With Config.TLS, l gives plain connections; else
+// it has to be what wire.NewListener made. l is closed.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if s.cfg.TLS != nil {
+		l = wire.NewListener(l, s.cfg.TLS)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	s.bg.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-s.ctx.Done():
+		case <-done:
+		}
+		_ = l.Close()
+	})
+	for {
+		nc, err := l.Accept()
+		switch {
+		case ctx.Err() != nil || s.ctx.Err() != nil:
+			if err == nil {
+				nc.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			// Out of descriptors, or a peer that went away at once: neither ends a gateway.
+			s.log.Warn("accept a connection", "error", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			case <-s.ctx.Done():
+			}
+			continue
+		}
+		if !s.admit() {
+			s.log.Warn("too many connections; one was closed", "limit", s.cfg.Conns, "peer", nc.RemoteAddr().String())
+			closeRaw(nc)
+			continue
+		}
+		s.bg.Go(func() {
+			defer s.left()
+			s.serve(nc)
+		})
+	}
+}
+
+// closeRaw closes without a TLS goodbye, which could block.
+func closeRaw(nc net.Conn) {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	nc.Close()
+}
+
+func (s *Server) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.conns >= s.cfg.Conns {
+		return false
+	}
+	s.conns++
+	return true
+}
+
+func (s *Server) left() {
+	s.mu.Lock()
+	s.conns--
+	s.mu.Unlock()
+}
+
+// Close ends all connections, waits for what is being written, and closes everything. Passes that are open stay so in their logs.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	again := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if again {
+		return nil
+	}
+	stopping := &wire.Error{Code: wire.CodeStopping, RetryMS: 2_000, Text: "the gateway is stopping"}
+	for _, f := range s.flows {
+		if l := f.currentLink(); l != nil {
+			l.end(stopping)
+		}
+	}
+	s.cancel()
+	s.bg.Wait()
+	for _, f := range s.flows {
+		f.teardown()
+	}
+	s.codec.Close()
+	return errors.Join(s.index.Close(), s.in.Close(), s.plain.Close(), s.replay.Close(), s.cat.Close())
+}
+
+func (s *Server) flow(key string) (*flow, error) {
+	if f := s.flows[key]; f != nil {
+		return f, nil
+	}
+	return nil, fmt.Errorf("flow %s is not configured at this gateway: %w", key, sentinel.ErrNotFound)
+}
+
+// Claim takes a flow's target for it, so that its source may overwrite it. A target that is not blank needs overwrite. The text
+// says what was claimed.
+func (s *Server) Claim(ctx context.Context, key string, overwrite bool) (string, error) {
+	f, err := s.flow(key)
+	if err != nil {
+		return "", err
+	}
+	if err := f.exclusiveBroken(ctx, nil); err != nil {
+		return "", err
+	}
+	defer f.gate.unwhole()
+	found, err := s.cfg.Inspect(f.cfg.Target)
+	if errors.Is(err, sentinel.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("%s does not exist; it will be made as an image file when the source first connects", f.cfg.Target), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at target %s: %w", f.cfg.Target, err)
+	}
+	if r, ok := s.cat.Get(key); ok && r.Target.Identity != "" {
+		if r.Target.Identity != found.Identity || r.Target.Path != f.cfg.Target {
+			return "", fmt.Errorf("flow %s has claimed %s (%s) already; drop that claim first: %w", key, r.Target.Path, r.Target.Identity, sentinel.ErrRefused)
+		}
+		return fmt.Sprintf("%s is claimed by flow %s already", f.cfg.Target, key), nil
+	}
+	if !found.Blank && !overwrite {
+		return "", fmt.Errorf("target %s is not blank (%v); claim it with --overwrite if nothing on it is needed: %w", f.cfg.Target, found.Signatures, sentinel.ErrRefused)
+	}
+	r := catalog.Record{Tenant: f.cfg.Tenant, Host: f.cfg.Host, Name: f.cfg.Name, Phase: mover.Fresh,
+		Target: catalog.Target{Path: f.cfg.Target, Identity: found.Identity, Size: found.Size, Claimed: time.Now().UTC()}}
+	if old, ok := s.cat.Get(key); ok {
+		r.Number = old.Number
+	}
+	if _, err := s.cat.Put(r); err != nil {
+		return "", err
+	}
+	f.log.Info("target claimed", "target", f.cfg.Target, "identity", found.Identity, "size", found.Size, "was_blank", found.Blank)
+	if err := f.load(); err != nil {
+		// The claim is no use while the target cannot be opened: say so at once, not to the source.
+		return "", errors.Join(err, s.cat.Drop(key))
+	}
+	return fmt.Sprintf("claimed %s (%s, %d bytes) for flow %s", f.cfg.Target, found.Identity, found.Size, key), nil
+}
+
+// Drop forgets a flow's claim with its table and log. The target keeps its bytes.
+func (s *Server) Drop(ctx context.Context, key string) error {
+	f, err := s.flow(key)
+	if err != nil {
+		return err
+	}
+	if l := f.currentLink(); l != nil {
+		l.end(&wire.Error{Code: wire.CodeRefused, Text: "the operator dropped the claim of flow " + key})
+	}
+	if err := f.exclusiveBroken(ctx, nil); err != nil {
+		return err
+	}
+	defer f.gate.unwhole()
+	f.teardown()
+	if err := s.cat.Drop(key); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.last = nil
+	f.mu.Unlock()
+	f.log.Warn("claim dropped", "target", f.cfg.Target)
+	_ = f.load() // shows what an unclaimed flow shows
+	return nil
+}
+
+// targetOf lends another flow's target of the same tenant for reading candidates; done gives it back.
+func (s *Server) targetOf(tenant string, number uint32) (t blockdev.Target, key string, done func()) {
+	key, ok := s.cat.ByNumber(number)
+	f := s.flows[key]
+	if !ok || f == nil || f.cfg.Tenant != tenant {
+		return nil, "", nil
+	}
+	f.targetMu.RLock()
+	if f.target == nil {
+		f.targetMu.RUnlock()
+		return nil, "", nil
+	}
+	return f.target, key, f.targetMu.RUnlock
+}
