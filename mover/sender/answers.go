@@ -1,0 +1,111 @@
+package sender
+
+import (
+	"github.com/moverd/mover/wire"
+)
+
+// need is NEED: the batch goes to the packers, or waits for its ack when nothing is needed.
+func (r *run) need(c *conn, seq uint32, m *wire.Need) {
+	r.mu.Lock()
+	r.p.mu.Lock()
+	b := r.p.open[seq]
+	r.p.mu.Unlock()
+	if b == nil || b.stage != asked || b.conn != c || b.ask != 0 || int(m.N) != len(b.digests) {
+		r.mu.Unlock()
+		if b != nil && b.conn == c {
+			c.Close()
+		}
+		return
+	}
+	b.counts.Same, b.counts.Copied = uint64(m.Same), uint64(m.Copied)
+	b.need = append(b.need[:0], m.Bitmap...)
+	if ones(b.need) == 0 {
+		b.stage, b.final = sent, true
+		r.release(b)
+		r.mu.Unlock()
+		return
+	}
+	b.stage = sending
+	r.mu.Unlock()
+	r.queue <- b // has room for every buffer there is
+}
+
+// differ is DIFFER about a group.
+func (r *run) differ(c *conn, seq uint32, m *wire.Differ) bool {
+	r.mu.Lock()
+	b := r.checks[seq]
+	if b == nil || b.conn != c {
+		r.mu.Unlock()
+		return false
+	}
+	r.detach(b)
+	if m.N != 1 {
+		r.redoLocked(b)
+		r.mu.Unlock()
+		return true
+	}
+	if !wire.Bit(m.Bitmap, 0) {
+		delete(r.flight, b)
+		r.room.Give(b.bytes)
+		r.release(b)
+		r.mu.Unlock()
+		r.p.acked.Add(b.bytes)
+		r.nudge()
+		return true
+	}
+	if len(b.free) > 0 {
+		f := newBatch(bare)
+		f.items = append(f.items, b.free...)
+		r.p.mu.Lock()
+		r.p.again = append(r.p.again, f)
+		r.p.mu.Unlock()
+	}
+	b.shape, b.stage = offered, sending
+	r.mu.Unlock()
+	r.queue <- b // a packer offers it: readers never write
+	r.nudge()
+	return true
+}
+
+// ack is ACK: batches are durable.
+func (r *run) ack(m *wire.Ack) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	for _, x := range m.Ranges {
+		for seq := x.First; seq <= x.Last && seq <= r.p.lastSeq && seq != 0; seq++ {
+			// The ack of an earlier self of a batch that is on its way again says nothing: the later self will have its own.
+			switch b := r.p.open[seq]; {
+			case b == nil:
+			case b.stage == sent:
+				r.acked(b)
+			case b.stage == sending && b.final && b.writing > 0:
+				b.early = true // faster than the writer came back
+			}
+		}
+	}
+	r.nudge()
+}
+
+// acked ends b. r.mu and p.mu are held.
+func (r *run) acked(b *batch) {
+	r.p.settle(b)
+	if _, ok := r.flight[b]; ok {
+		r.detach(b)
+		delete(r.flight, b)
+		r.room.Give(b.bytes)
+	}
+}
+
+// lost gives back what was on a connection. What is just being written is left to its writer.
+func (r *run) lost(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for b := range r.flight {
+		if b.conn == c && (b.stage == asked || b.stage == sent) && b.writing == 0 {
+			r.release(b)
+			r.redoLocked(b)
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package sender
+
+import (
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
+)
+
+// shape is how a batch travels.
+type shape uint8
+
+const (
+	offered shape = iota // whole leaves, offered by digest
+	checked              // one group of a rescan: its digest first, offered only if it differs
+	put                  // parts of leaves, sent at once
+	bare                 // zeros and free space: nothing is read
+)
+
+// stage is where a batch is; it says who owns it.
+type stage uint8
+
+const (
+	queued  stage = iota // in a queue, or with the worker that took it from there
+	asked                // CHECK or OFFER is out: with the link
+	sending              // with a packer
+	sent                 // waits for its ack, holds no buffer
+)
+
+// batch is the unit that is read, offered, compressed and acked. Its extents never change, so that it can be sent again under its seq;
+// what is read may differ then, which the next pass makes good (C9).
+type batch struct {
+	seq   uint32 // 0 until it is first sent
+	shape shape
+	ext   []extent.Extent // to read, ascending, together at most chunker.GroupSize
+	items []wire.Item     // shape bare: all; shape put: made when read
+	bytes int64           // of ext, in the window
+	group int64           // shape checked
+	free  []wire.Item     // shape checked: free space of the group, sent when it differs
+
+	stage   stage  // guarded by run.mu, as the next three
+	writing int    // writes of its frames that have not returned
+	early   bool   // acked before its write returned
+	final   bool   // counts are complete
+	conn    *conn  // set while asked, sending or sent
+	ask     uint32 // seq of its CHECK
+	buf     []byte // lease; its owner releases it
+	n       int    // bytes read
+	bad     []extent.Extent
+	digests []digest.Digest
+	runs    []wire.Run
+	need    []byte
+	counts  mover.Counts // of the last time it was sent
+	times   int          // it was sent
+}
+
+func newBatch(s shape) *batch { return &batch{shape: s} }
+
+// split takes the second half of the extents out of b, into a batch of its own that has no seq yet.
+func (b *batch) split() *batch {
+	rest := newBatch(b.shape)
+	if b.shape == checked {
+		rest.shape, b.shape = offered, offered
+	}
+	all := append([]extent.Extent(nil), b.ext...)
+	half := b.bytes / 2 / chunker.LeafSize * chunker.LeafSize
+	if half == 0 {
+		half = b.ext[0].Len
+	}
+	b.ext, b.bytes = b.ext[:0], 0
+	for _, e := range all {
+		n := min(e.Len, max(0, half-b.bytes))
+		if n > 0 {
+			b.add(extent.Extent{Off: e.Off, Len: n})
+		}
+		if e.Len > n {
+			rest.add(extent.Extent{Off: e.Off + n, Len: e.Len - n})
+		}
+	}
+	return rest
+}
+
+// add appends an extent, growing the last one where they touch.
+func (b *batch) add(e extent.Extent) {
+	b.bytes += e.Len
+	if n := len(b.ext); n > 0 && b.ext[n-1].End() == e.Off {
+		b.ext[n-1].Len += e.Len
+		return
+	}
+	b.ext = append(b.ext, e)
+}
+
+// leafRuns writes the extents, which are whole leaves, as runs.
+func (b *batch) leafRuns() []wire.Run {
+	b.runs = b.runs[:0]
+	for _, e := range b.ext {
+		b.runs = append(b.runs, wire.Run{First: uint64(e.Off / chunker.LeafSize), N: uint16(chunker.Leaves(e.Len))})
+	}
+	return b.runs
+}
+
+// compact moves the needed leaves to the front of buf and returns how many and their bytes.
+func (b *batch) compact() (leaves int, plain []byte) {
+	at := 0
+	for i := range b.digests {
+		if !wire.Bit(b.need, i) {
+			continue
+		}
+		from := i * chunker.LeafSize
+		to := min(from+chunker.LeafSize, b.n)
+		if from != at {
+			copy(b.buf[at:], b.buf[from:to])
+		}
+		at += to - from
+		leaves++
+	}
+	return leaves, b.buf[:at]
+}
+
+// itemize turns what was read into items of a PUT: data compacted to the front of buf, zeros and unreadable blocks without bytes.
+func (b *batch) itemize() (plain []byte) {
+	b.items = b.items[:0]
+	from, at := int64(0), int64(0)
+	bad := b.bad
+	add := func(kind wire.ItemKind, off, n int64) {
+		if kind == wire.ItemData {
+			copy(b.buf[at:], b.buf[from:from+n])
+			at += n
+		}
+		from += n
+		if k := len(b.items) - 1; k >= 0 && b.items[k].Kind == kind && int64(b.items[k].Off+b.items[k].Len) == off && kind != wire.ItemData {
+			b.items[k].Len += uint64(n)
+			return
+		}
+		b.items = append(b.items, wire.Item{Kind: kind, Off: uint64(off), Len: uint64(n)})
+	}
+	plainOrZero := func(off, n int64) {
+		if chunker.IsZero(b.buf[from : from+n]) {
+			add(wire.ItemZero, off, n)
+		} else {
+			add(wire.ItemData, off, n)
+		}
+	}
+	for _, e := range b.ext {
+		for len(bad) > 0 && bad[0].Off < e.End() {
+			x := bad[0]
+			if x.Off > e.Off {
+				plainOrZero(e.Off, x.Off-e.Off)
+			}
+			add(wire.ItemUnreadable, x.Off, x.Len)
+			e = extent.Extent{Off: x.End(), Len: e.End() - x.End()}
+			bad = bad[1:]
+		}
+		if e.Len > 0 {
+			plainOrZero(e.Off, e.Len)
+		}
+	}
+	return b.buf[:at]
+}
+
+// counted adds up items.
+func counted(items []wire.Item) (c mover.Counts) {
+	for _, it := range items {
+		switch it.Kind {
+		case wire.ItemData:
+			c.Put += it.Len
+		case wire.ItemZero:
+			c.Zero += it.Len
+		case wire.ItemFree:
+			c.Free += it.Len
+		case wire.ItemUnreadable:
+			c.Unreadable += it.Len
+		}
+	}
+	return c
+}

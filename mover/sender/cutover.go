@@ -1,0 +1,475 @@
+package sender
+
+// A cutover:
+//
+//	rounds   deltas until one is a delta upon a point; then delta and settle, until the pause is short enough (mover.Converge)
+//	freeze   writers stop; the deadline runs from here to the verdict
+//	delta    the last one; the source reads its unknown leaves at the same time
+//	readback both ends, what the last delta has touched
+//	verdict  roots equal, the tracker's witness exact, the freeze unbroken
+//	release  the target is handed over, the source left as asked; or, in a rehearsal, thawed
+//
+// Whatever fails before the release thaws, and the flow goes on.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
+	"golang.org/x/sys/unix"
+)
+
+type cutover struct {
+	f        *Flow
+	o        CutoverOptions
+	progress teller
+	report   *mover.Report
+
+	step   time.Time
+	froze  time.Time
+	wireAt int64
+
+	generation mover.ID
+}
+
+// held is what a freezer may tell beyond its contract.
+type held interface {
+	Held() bool              // unbroken until now
+	Thawed() <-chan struct{} // closed when the freeze ends
+}
+
+func (c *cutover) run(ctx context.Context) error {
+	f := c.f
+	kind := "cutover"
+	if c.o.Rehearse {
+		kind = "rehearsal"
+	}
+	c.report = f.newReport(kind)
+	c.wireAt = f.link.view().out
+	f.mu.Lock()
+	f.view.cutover = true
+	f.mu.Unlock()
+	err := c.all(ctx)
+	f.mu.Lock()
+	f.view.cutover = false
+	f.mu.Unlock()
+	f.closeReport(c.report, c.wireAt, err)
+	if err != nil {
+		f.noteError(err)
+		if errors.Is(err, sentinel.ErrDiffer) {
+			f.force = "the cutover's comparison found differences"
+		}
+		f.due = time.Time{}
+	}
+	if shape, ok := errors.AsType[errShape](err); ok {
+		return shape.error // the next pass meets it and ends Run
+	}
+	return err
+}
+
+func (f *Flow) newReport(kind string) *mover.Report {
+	return &mover.Report{Flow: f.cfg.Flow, Kind: kind, Started: time.Now(), Left: "running", Consistency: mover.Fuzzy.String(), Proof: "none"}
+}
+
+func (f *Flow) closeReport(r *mover.Report, wireAt int64, err error) {
+	r.Ended = time.Now()
+	r.Unreadable = f.reader.unreadable()
+	r.WireOut = f.link.view().out - wireAt
+	r.OK = err == nil
+	if err != nil {
+		r.Error = err.Error()
+	}
+	f.mu.Lock()
+	r.Totals = f.view.totals
+	f.mu.Unlock()
+}
+
+// timed ends the step before and says which begins.
+func (c *cutover) timed(name string) { c.step = time.Now(); c.progress.say(name, name, 0, 0) }
+
+func (c *cutover) ended(name string) {
+	c.report.Steps = append(c.report.Steps, mover.Step{Name: name, Seconds: time.Since(c.step).Seconds()})
+}
+
+func (c *cutover) all(ctx context.Context) error {
+	began := time.Now()
+	if err := c.rounds(ctx); err != nil {
+		return err
+	}
+	c.report.Steps = append(c.report.Steps, mover.Step{Name: "rounds", Seconds: time.Since(began).Seconds()})
+	err := c.frozen(ctx)
+	if err != nil {
+		c.report.Left = "running"
+	}
+	return err
+}
+
+// rounds brings the target so near that the rest fits the limit.
+func (c *cutover) rounds(ctx context.Context) error {
+	f := c.f
+	conv := mover.Converge{Limit: c.o.Limit, Timeout: c.o.Timeout}
+	var began time.Time
+	for {
+		c.progress.say("rounds", "sending what has changed", 0, 0)
+		if err := f.flushCaches(ctx); err != nil {
+			return err
+		}
+		p, err := f.follow(ctx, c.progress)
+		if err != nil {
+			return err
+		}
+		scan, _ := f.deps.Tracker.Method()
+		if p.kind != mover.Delta && scan != "scan" {
+			continue // however long a full pass takes, it is not a round
+		}
+		if began.IsZero() {
+			began = p.started
+		}
+		c.report.Rounds++
+		f.show(mover.Settling, "reading back what was touched", "")
+		c.progress.say("settle", "reading both ends back", 0, 0)
+		if _, err := f.settle(ctx, wire.ScopeTouched, c.progress); err != nil {
+			return err
+		}
+		estimate, written, moved := f.estimate()
+		c.progress.say("rounds", fmt.Sprintf("round %d: %s sent, the pause would be about %s", c.report.Rounds, mover.Bytes(p.total), seconds(estimate)), 0, 0)
+		verdict, err := conv.Round(estimate, time.Since(began), written, moved)
+		if err != nil {
+			return err
+		}
+		if verdict == mover.Go {
+			return nil
+		}
+	}
+}
+
+// estimate measures what a cutover would take now, and the rates of writing and moving.
+func (f *Flow) estimate() (pause time.Duration, written, moved float64) {
+	pending := f.deps.Tracker.Pending()
+	leaves, known, _ := f.table.Counts()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	pace := f.view.pace
+	pace.LeafSize = chunker.LeafSize
+	pace.Granule = granule
+	return pace.Pause(pending, (leaves-known)*chunker.LeafSize), f.view.dirty.PerSecond(), pace.Line
+}
+
+// flushCaches has the filesystems write back what is dirty in memory, so that it travels before the freeze and not within it.
+func (f *Flow) flushCaches(ctx context.Context) error {
+	if f.deps.Freezer == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() { // a write-back cannot be interrupted; it harms nobody when nobody waits for it
+		defer close(done)
+		for _, dir := range f.deps.Freezer.Names() {
+			if d, err := os.Open(dir); err == nil && filepath.IsAbs(dir) {
+				_ = unix.Syncfs(int(d.Fd()))
+				d.Close()
+			}
+		}
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// granule is the least that one dirty bit stands for.
+const granule = 4096
+
+// follow runs a pass and tells its progress.
+func (f *Flow) follow(ctx context.Context, tell teller) (*pass, error) {
+	if tell == nil {
+		return f.pass(ctx, false)
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if s := f.Status(); s.Pass != nil {
+					tell(mover.Progress{Step: s.Pass.Kind, Text: s.Reason, Done: s.Pass.Acked, Total: s.Pass.Total, ETA: s.Pass.ETA})
+				}
+			case <-stop:
+				return
+			}
+		}
+	}()
+	defer func() { close(stop); <-ended }()
+	return f.pass(ctx, false)
+}
+
+// frozen is the way from the freeze to the release. The operator's ctx ends it only before the freeze: later on, whoever asked may be gone
+// without harm.
+func (c *cutover) frozen(ctx context.Context) (err error) {
+	f := c.f
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	urgent := f.deps.Priority.Urgent()
+	defer urgent()
+	if err := f.table.Flush(); err != nil {
+		return fmt.Errorf("digest table: %w", err)
+	}
+	if err := f.flushCaches(ctx); err != nil {
+		return err
+	}
+	c.timed("freeze")
+	fctx, stop := context.WithTimeoutCause(context.WithoutCancel(ctx), c.o.Deadline,
+		fmt.Errorf("the freeze deadline of %v has passed before the verdict", c.o.Deadline))
+	defer stop()
+	if err := c.freeze(fctx); err != nil {
+		return err
+	}
+	c.ended("freeze")
+	thawed := false
+	defer func() {
+		if thawed {
+			return
+		}
+		terr := f.thaw()
+		if c.report.Pause == 0 {
+			c.report.Pause = time.Since(c.froze).Seconds()
+		}
+		err = errors.Join(err, terr)
+	}()
+	fctx, broken := context.WithCancelCause(fctx)
+	defer broken(nil)
+	if h, ok := f.deps.Freezer.(held); ok {
+		go func() {
+			select {
+			case <-h.Thawed():
+				broken(errors.New("the writers were let go on before the verdict"))
+			case <-fctx.Done():
+			}
+		}()
+	}
+	root, err := c.lastDelta(fctx)
+	if err != nil {
+		return err
+	}
+	if err := c.verdict(fctx, root); err != nil {
+		return err
+	}
+	if c.o.Rehearse {
+		c.report.Pause = time.Since(c.froze).Seconds()
+		thawed = true
+		c.timed("thaw")
+		if err := f.thaw(); err != nil {
+			return fmt.Errorf("the freeze did not hold until the verdict: %w", err)
+		}
+		c.ended("thaw")
+		return nil
+	}
+	if err := c.release(fctx); err != nil {
+		return err
+	}
+	thawed = true // from here on the source stays as it was asked to be left
+	return c.leave(context.WithoutCancel(ctx))
+}
+
+func (c *cutover) freeze(ctx context.Context) error {
+	f := c.f
+	if f.deps.Quiet != nil {
+		f.deps.Quiet(true)
+	}
+	if err := f.table.Hold(); err != nil {
+		f.quiet(false)
+		return fmt.Errorf("digest table: %w", err)
+	}
+	c.froze = time.Now()
+	if f.deps.Freezer != nil {
+		if err := f.deps.Freezer.Freeze(ctx, c.o.Deadline); err != nil {
+			return errors.Join(fmt.Errorf("freeze: %w", err), f.resumeWriting())
+		}
+	}
+	f.mu.Lock()
+	f.view.frozen = true
+	f.mu.Unlock()
+	f.reader.inHurry(true)
+	f.show(mover.Frozen, "writers are stopped", "moverctl thaw, to give up")
+	f.setPace(func(p *mover.Pace) { p.Freeze = time.Since(c.froze) })
+	return nil
+}
+
+func (f *Flow) quiet(yes bool) {
+	if f.deps.Quiet != nil {
+		f.deps.Quiet(yes)
+	}
+}
+
+// thaw lets the writers go on and catches up with what had to wait. An error says that the freeze had been broken before.
+func (f *Flow) thaw() error {
+	var err error
+	if f.deps.Freezer != nil {
+		err = f.deps.Freezer.Thaw()
+	}
+	return errors.Join(err, f.resumeWriting())
+}
+
+// resumeWriting ends what holds the daemon's own writes back, and then retires what was committed meanwhile (C4).
+func (f *Flow) resumeWriting() error {
+	f.mu.Lock()
+	f.view.frozen = false
+	f.mu.Unlock()
+	f.reader.inHurry(false)
+	f.quiet(false)
+	if err := f.table.Release(); err != nil {
+		return fmt.Errorf("digest table: %w", err)
+	}
+	if e := f.deferred; e > 0 {
+		f.deferred = 0
+		return f.retire(e)
+	}
+	return nil
+}
+
+// lastDelta sends the rest and settles both ends. The source reads its unknown leaves while the delta is on its way: nothing changes them.
+func (c *cutover) lastDelta(ctx context.Context) (mover.Root, error) {
+	f := c.f
+	c.timed("delta")
+	p, err := f.pass(ctx, true)
+	if err != nil {
+		return mover.Root{}, err
+	}
+	c.ended("delta")
+	c.report.FinalDelta = p.total
+	c.report.Consistency = p.consistency.String()
+	c.generation = p.generation
+	c.report.Generation, c.report.Epoch = fmt.Sprintf("%x", p.generation[:]), p.epoch
+	c.timed("read-back")
+	root, err := f.settle(ctx, wire.ScopeTouched, c.progress)
+	c.ended("read-back")
+	return root, err
+}
+
+// verdict compares, and asks whether all this time nothing was written.
+func (c *cutover) verdict(ctx context.Context, target mover.Root) error {
+	f := c.f
+	c.timed("compare")
+	defer c.ended("compare")
+	pending := f.deps.Tracker.Pending()
+	proven, err := f.prove(ctx)
+	if err != nil {
+		return fmt.Errorf("the tracker's account does not agree with the kernel's: %w", err)
+	}
+	if proven {
+		c.report.Proof = "exact"
+	} else {
+		c.report.Proof = "unproven"
+	}
+	source, err := f.sourceRoot()
+	if err != nil {
+		return err
+	}
+	f.compared(c.report, source, target)
+	if source.Digest != target.Digest {
+		return f.differ(ctx, c.report)
+	}
+	if method, _ := f.deps.Tracker.Method(); method != "scan" && pending > c.report.FinalDelta {
+		return fmt.Errorf("%w: %s were written while the writers were said to be stopped; stop what writes past the filesystems",
+			sentinel.ErrDiffer, mover.Bytes(pending-c.report.FinalDelta))
+	}
+	if h, ok := f.deps.Freezer.(held); ok && !h.Held() {
+		return errors.New("the freeze did not hold until the verdict")
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (f *Flow) compared(r *mover.Report, source, target mover.Root) {
+	r.SourceRoot, r.TargetRoot = source.Digest.String(), target.Digest.String()
+	r.Free = min(int64(source.Free)*chunker.LeafSize, f.deps.Volume.Size())
+	r.Compared = f.deps.Volume.Size() - r.Free
+}
+
+// differ walks the trees and names what differs.
+func (f *Flow) differ(ctx context.Context, r *mover.Report) error {
+	set, err := f.walk(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; naming the places: %w", sentinel.ErrDiffer, err)
+	}
+	r.Differ = named(set)
+	return fmt.Errorf("%w: %s in %d places, the first at bytes %v", sentinel.ErrDiffer, mover.Bytes(set.Bytes()), len(r.Differ), first(r))
+}
+
+func first(r *mover.Report) string {
+	if len(r.Differ) == 0 {
+		return "none found"
+	}
+	return r.Differ[0].String()
+}
+
+// release keeps the freeze and hands the target over.
+func (c *cutover) release(ctx context.Context) error {
+	f := c.f
+	c.timed("release")
+	defer c.ended("release")
+	if f.deps.Freezer != nil {
+		if err := f.deps.Freezer.Keep(); err != nil {
+			return fmt.Errorf("the freeze did not hold until the release: %w", err)
+		}
+	}
+	c.report.Pause = time.Since(c.froze).Seconds()
+	text, err := json.Marshal(c.report)
+	if err != nil || len(text) > wire.MaxText {
+		text = fmt.Appendf(nil, `{"flow":%q,"source_root":%q,"target_root":%q}`, f.cfg.Flow, c.report.SourceRoot, c.report.TargetRoot)
+	}
+	root, _ := f.table.Root()
+	m := &wire.Release{Digest: root, Generation: c.generation, Epoch: c.report.Epoch, Report: string(text)}
+	for {
+		_, err := f.link.ask(ctx, m)
+		if !errors.Is(err, errDown) || ctx.Err() != nil {
+			return err
+		}
+		// Whether it was carried out is what the gateway knows.
+		if err := f.linkUp(ctx); err != nil {
+			return err
+		}
+		if s, err := f.link.flowState(ctx); err == nil && s.Phase == mover.Released {
+			return nil
+		}
+	}
+}
+
+// leave leaves the source as asked and records it. The target is handed over already: errors here do not undo that.
+func (c *cutover) leave(ctx context.Context) error {
+	f := c.f
+	c.timed("leave")
+	defer c.ended("leave")
+	var errs []error
+	c.report.Left = "frozen"
+	if c.o.Leave != "frozen" {
+		if err := f.deps.Leave(ctx, c.o.Leave, false); err != nil {
+			errs = append(errs, fmt.Errorf("the target is handed over, but the source stays frozen instead of %s: %w", c.o.Leave, err))
+		} else {
+			c.report.Left = c.o.Leave
+			errs = append(errs, f.thaw())
+		}
+	}
+	c.report.OK, c.report.Ended = true, time.Now()
+	f.mu.Lock()
+	f.report, f.released = c.report, true
+	f.mu.Unlock()
+	if f.deps.Record != nil {
+		errs = append(errs, f.deps.Record(c.report))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,155 @@
+package sender
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// governor keeps the CPU time of the whole process near a number of cores: who is about to use a core asks first, and waits while
+// the process is over. It watches what the process used, so whatever else runs in it counts too.
+type governor struct {
+	now  func() time.Time
+	used func() time.Duration
+
+	mu     sync.Mutex // guards all below
+	cores  float64    // 0: no limit
+	last   time.Time
+	spent  time.Duration
+	credit float64 // seconds of CPU
+}
+
+// governorBurst is the seconds of all allowed cores that may be saved up.
+const governorBurst = 0.25
+
+// newGovernor makes a governor; cores of 0 or all of the machine: no limit.
+func newGovernor(cores, machine int) *governor {
+	g := &governor{now: time.Now, used: cpuTime}
+	g.limit(cores, machine)
+	return g
+}
+
+func (g *governor) limit(cores, machine int) {
+	if cores >= machine {
+		cores = 0
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cores, g.credit, g.last = float64(max(0, cores)), 0, time.Time{}
+}
+
+func cpuTime() time.Duration {
+	var r unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &r) != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// delay is how long the caller has to wait.
+func (g *governor) delay() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cores == 0 {
+		return 0
+	}
+	now, used := g.now(), g.used()
+	if !g.last.IsZero() {
+		g.credit += now.Sub(g.last).Seconds()*g.cores - (used - g.spent).Seconds()
+		g.credit = min(g.credit, governorBurst*g.cores)
+	}
+	g.last, g.spent = now, used
+	if g.credit >= 0 {
+		return 0
+	}
+	return time.Duration(-g.credit / g.cores * float64(time.Second))
+}
+
+// wait waits until the process may use a core.
+func (g *governor) wait(ctx context.Context) error {
+	for {
+		d := g.delay()
+		if d <= 0 {
+			return ctx.Err()
+		}
+		sleep(ctx, min(d, time.Second))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// I/O priorities as the kernel packs them: class << 13 | level.
+const (
+	ioprioIdle    = 3 << 13
+	ioprioLow     = 2<<13 | 7 // best effort, lowest
+	ioprioUrgent  = 2<<13 | 0 // best effort, highest
+	ioprioProcess = 1         // IOPRIO_WHO_PROCESS: one thread
+)
+
+// Priority sets the I/O priority of every thread of the process: polite as a rule, urgent while a flow has stopped its writers.
+// All flows of a process share one.
+type Priority struct {
+	polite int
+
+	mu     sync.Mutex // guards all below
+	urgent int        // flows that are in a hurry
+}
+
+// NewPriority applies class (idle, best-effort or none) at once. Threads that start later inherit it.
+func NewPriority(class string) (*Priority, error) {
+	p := &Priority{}
+	switch class {
+	case "idle", "":
+		p.polite = ioprioIdle
+	case "best-effort":
+		p.polite = ioprioLow
+	case "none":
+		return p, nil
+	default:
+		return nil, fmt.Errorf("io-priority %q, want idle, best-effort or none", class)
+	}
+	return p, setIOPriority(p.polite)
+}
+
+// Urgent raises the priority until the returned function is called.
+func (p *Priority) Urgent() (done func()) {
+	if p == nil || p.polite == 0 {
+		return func() {}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.urgent++; p.urgent == 1 {
+		_ = setIOPriority(ioprioUrgent) // a priority is a courtesy, never a reason to stop
+	}
+	return sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.urgent--; p.urgent == 0 {
+			_ = setIOPriority(p.polite)
+		}
+	})
+}
+
+// setIOPriority sets all threads. It reads /proc only, so it may be called while filesystems are frozen.
+func setIOPriority(prio int) error {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("set the I/O priority: %w", err)
+	}
+	for _, t := range threads {
+		tid, err := strconv.Atoi(t.Name())
+		if err != nil {
+			continue
+		}
+		if _, _, e := unix.Syscall(unix.SYS_IOPRIO_SET, ioprioProcess, uintptr(tid), uintptr(prio)); e != 0 && e != unix.ESRCH {
+			return fmt.Errorf("set the I/O priority: %w", e)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,530 @@
+package sender
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	mathrand "math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
+	"golang.org/x/sync/errgroup"
+)
+
+// errDown: the link has no connection now. Nothing is wrong with the flow; it goes on when there is one again.
+var errDown = errors.New("no connection to the gateway")
+
+// handler is the pass under way, as the link sees it. Methods are called by the readers of connections and must not wait for the line.
+type handler interface {
+	need(c *conn, seq uint32, m *wire.Need)
+	ack(m *wire.Ack)
+	differ(c *conn, seq uint32, m *wire.Differ) bool // false: not one of the pass
+	lost(c *conn)
+}
+
+// link keeps cfg.Conns connections to the gateway and redials what breaks. Which batch is on which connection is the pass's business.
+type link struct {
+	cfg  Config
+	dial func(context.Context) (net.Conn, error)
+	log  *slog.Logger
+
+	seq     atomic.Uint32 // of requests; the top bit tells them from batches
+	in, out atomic.Int64  // bytes of connections that have ended
+	losses  atomic.Int64
+
+	hmu     sync.RWMutex // held while the handler is called; before mu
+	handler handler      // may be nil
+
+	mu      sync.Mutex // guards all below
+	id      mover.ID
+	conns   []*conn // live
+	window  int64   // what WELCOME allows
+	state   mover.FlowState
+	fatal   error         // nobody dials until reset
+	why     string        // of the last failure to connect
+	next    time.Time     // of the next try
+	notice  wire.Notice   // last one
+	noticed time.Time     // when it came
+	changed chan struct{} // closed and replaced when anything above changes
+	waiting map[uint32]*waiter
+}
+
+// conn is one live connection.
+type conn struct {
+	*wire.Conn
+	slot int
+	load atomic.Int64  // plain bytes of batches on it
+	gone chan struct{} // closed when it is of no more use
+	err  error         // why, before gone is closed
+}
+
+// waiter waits for the answer to a request.
+type waiter struct {
+	conn *conn
+	ch   chan wire.Message // capacity 1; closed without a message when the connection ends
+}
+
+func newLink(cfg Config, dial func(context.Context) (net.Conn, error), log *slog.Logger) *link {
+	return &link{cfg: cfg, dial: dial, log: log, id: newID(), changed: make(chan struct{}), waiting: map[uint32]*waiter{}}
+}
+
+func newID() (id mover.ID) {
+	rand.Read(id[:])
+	return id
+}
+
+// run dials until ctx ends.
+func (l *link) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for slot := range l.cfg.Conns {
+		g.Go(func() error { return l.slot(ctx, slot) })
+	}
+	return g.Wait()
+}
+
+// slot keeps one connection. Only slot 0 dials while there is none at all: a gateway that is down is not asked by all of them.
+func (l *link) slot(ctx context.Context, slot int) error {
+	wait := l.cfg.BackOff
+	for {
+		if err := l.until(ctx, func() bool { return l.fatal == nil && (slot == 0 || len(l.conns) > 0) }); err != nil {
+			return nil
+		}
+		up, err := l.connect(ctx, slot)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if up {
+			wait = l.cfg.BackOff
+		}
+		d := time.Duration(float64(wait) * (0.75 + mathrand.Float64()/2))
+		if e, ok := errors.AsType[*wire.Error](err); ok {
+			d = max(d, e.RetryAfter())
+		}
+		wait = min(2*wait, 64*l.cfg.BackOff)
+		l.setWhy(err, time.Now().Add(d))
+		sleep(ctx, d)
+	}
+}
+
+// connect makes one connection and serves it until it ends. up tells whether it was welcomed.
+func (l *link) connect(ctx context.Context, slot int) (up bool, err error) {
+	dctx, cancel := context.WithTimeout(ctx, wire.DeadMS*time.Millisecond)
+	nc, err := l.dial(dctx)
+	cancel()
+	if err != nil {
+		return false, l.judge(wire.Explain(err))
+	}
+	c := &conn{Conn: wire.NewConn(nc), slot: slot, gone: make(chan struct{})}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	defer c.Close()
+	id := l.linkID()
+	if err := l.hello(c, id); err != nil {
+		return false, l.judge(err)
+	}
+	l.mu.Lock()
+	if id != l.id {
+		l.mu.Unlock()
+		return false, errDown // reset meanwhile
+	}
+	l.conns = append(l.conns, c)
+	l.why, l.next = "", time.Time{}
+	l.change()
+	l.mu.Unlock()
+
+	kctx, kstop := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error {
+		err := c.Keepalive(kctx)
+		if err != nil {
+			c.Close()
+		}
+		return nil
+	})
+	err = l.read(c)
+	kstop()
+	c.Close()
+	g.Wait()
+	return true, l.lose(ctx, c, err)
+}
+
+func (l *link) hello(c *conn, id mover.ID) error {
+	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd,
+		Link: id, Conn: uint8(c.slot), Flow: l.cfg.Flow, Agent: l.cfg.Agent})
+	if err != nil {
+		return err
+	}
+	for {
+		f, err := c.ReadFrame(nil)
+		if err != nil {
+			return err
+		}
+		if f.Type == wire.TypeNotice {
+			l.gotNotice(f.Payload)
+			continue
+		}
+		if f.Type != wire.TypeWelcome {
+			return fmt.Errorf("%w: %v instead of WELCOME", sentinel.ErrProtocol, f.Type)
+		}
+		var w wire.Welcome
+		if err := w.Decode(f.Payload); err != nil {
+			return err
+		}
+		if w.Version != wire.Version || w.Capabilities&wire.CapZstd == 0 {
+			return fmt.Errorf("%w: the gateway speaks version %d with capabilities %#x, this program version %d with zstd",
+				sentinel.ErrNotSupported, w.Version, w.Capabilities, wire.Version)
+		}
+		c.SetKeepalive(w.KeepaliveMS)
+		l.mu.Lock()
+		l.state, l.window = flowState(&w.State), int64(min(w.Window, 1<<40))
+		l.mu.Unlock()
+		return nil
+	}
+}
+
+func flowState(s *wire.FlowState) mover.FlowState {
+	return mover.FlowState{Phase: mover.Phase(s.Phase), Generation: s.Generation, Epoch: s.Epoch, VolumeSize: int64(s.VolumeSize),
+		TargetSize: int64(s.TargetSize), Pass: s.Pass, Mode: mover.Mode(s.Mode), Known: s.Known, Identity: s.Identity}
+}
+
+// read serves the frames of one connection. It never writes.
+func (l *link) read(c *conn) error {
+	var need wire.Need
+	var ack wire.Ack
+	var differ wire.Differ
+	for {
+		f, err := c.ReadFrame(nil)
+		if err != nil {
+			return err
+		}
+		switch f.Type {
+		case wire.TypeNeed:
+			if err = need.Decode(f.Payload); err == nil {
+				l.call(func(h handler) { h.need(c, f.Seq, &need) })
+			}
+		case wire.TypeAck:
+			if err = ack.Decode(f.Payload); err == nil {
+				l.call(func(h handler) { h.ack(&ack) })
+			}
+		case wire.TypeDiffer:
+			taken := false
+			if err = differ.Decode(f.Payload); err == nil {
+				l.call(func(h handler) { taken = h.differ(c, f.Seq, &differ) })
+				if !taken {
+					err = l.answer(f)
+				}
+			}
+		case wire.TypeNotice:
+			l.gotNotice(f.Payload)
+		case wire.TypeOpened, wire.TypeCommitted, wire.TypeAborted, wire.TypeRoot, wire.TypeReleased, wire.TypeFlowState:
+			err = l.answer(f)
+		default:
+			err = fmt.Errorf("%w: %v is not for a source", sentinel.ErrProtocol, f.Type)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// handle sets who gets the answers to batches; nil: nobody. When it returns, nobody calls the one before.
+func (l *link) handle(h handler) {
+	l.hmu.Lock()
+	defer l.hmu.Unlock()
+	l.handler = h
+}
+
+func (l *link) call(f func(handler)) {
+	l.hmu.RLock()
+	defer l.hmu.RUnlock()
+	if l.handler != nil {
+		f(l.handler)
+	}
+}
+
+// answer hands a frame to who asked. An answer that nobody waits for any more is dropped.
+func (l *link) answer(f wire.Frame) error {
+	m := wire.New(f.Type)
+	if err := m.Decode(f.Payload); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.waiting[f.Seq]; w != nil {
+		delete(l.waiting, f.Seq)
+		w.ch <- m
+	}
+	return nil
+}
+
+func (l *link) gotNotice(p []byte) {
+	var n wire.Notice
+	if n.Decode(p) != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.notice, l.noticed = n, time.Now()
+	l.change()
+}
+
+// lose takes a connection out and wakes whoever waits on it.
+func (l *link) lose(ctx context.Context, c *conn, err error) error {
+	l.in.Add(c.WireIn())
+	l.out.Add(c.WireOut())
+	l.mu.Lock()
+	asked := false
+	for seq, w := range l.waiting {
+		if w.conn == c {
+			asked = true
+			delete(l.waiting, seq)
+			close(w.ch)
+		}
+	}
+	for i, o := range l.conns {
+		if o == c {
+			l.conns = append(l.conns[:i:i], l.conns[i+1:]...)
+			break
+		}
+	}
+	c.err = err
+	close(c.gone)
+	l.change()
+	l.mu.Unlock()
+	l.call(func(h handler) { h.lost(c) })
+	if ctx.Err() != nil {
+		return err
+	}
+	l.losses.Add(1)
+	l.log.Debug("connection lost", "conn", c.slot, "err", err)
+	if asked {
+		return err // the one that asked judges
+	}
+	return l.judge(err)
+}
+
+// permanent tells whether dialling again is of no use until the operator has done something.
+func permanent(err error) bool {
+	e, ok := errors.AsType[*wire.Error](err)
+	return ok && (e.Code == wire.CodeDenied || e.Code == wire.CodeFenced || e.Code == wire.CodeRefused || e.Code == wire.CodeVersion)
+}
+
+// judge ends the dialling when err is permanent.
+func (l *link) judge(err error) error {
+	if permanent(err) {
+		l.mu.Lock()
+		if l.fatal == nil {
+			l.fatal = err
+			l.change()
+		}
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// reset forgets a permanent error and, with a new id, takes the flow over from whoever has it now.
+func (l *link) reset() {
+	l.mu.Lock()
+	l.fatal, l.why, l.id = nil, "", newID()
+	conns := l.conns
+	l.change()
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+func (l *link) linkID() mover.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.id
+}
+
+func (l *link) setWhy(err error, next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) == 0 && err != nil {
+		l.why, l.next = err.Error(), next
+		l.change()
+	}
+}
+
+// change wakes everyone in until. mu is held.
+func (l *link) change() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// until waits for cond, which is called with mu held.
+func (l *link) until(ctx context.Context, cond func() bool) error {
+	for {
+		l.mu.Lock()
+		ok, ch := cond(), l.changed
+		l.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// pick is the live connection with the least to do.
+func (l *link) pick() (*conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fatal != nil {
+		return nil, l.fatal
+	}
+	var best *conn
+	for _, c := range l.conns {
+		if best == nil || c.load.Load() < best.load.Load() {
+			best = c
+		}
+	}
+	if best == nil {
+		return nil, errDown
+	}
+	return best, nil
+}
+
+// requestBit is set in the seqs of requests, so that they never meet those of batches.
+const requestBit = 1 << 31
+
+func (l *link) nextSeq() uint32 { return requestBit | l.seq.Add(1)&(requestBit-1) }
+
+// ask sends a request and waits for its answer. errDown: the connection ended first; whether it was carried out is not known.
+func (l *link) ask(ctx context.Context, m wire.Message) (wire.Message, error) {
+	c, err := l.pick()
+	if err != nil {
+		return nil, err
+	}
+	return l.askOn(ctx, c, m)
+}
+
+func (l *link) askOn(ctx context.Context, c *conn, m wire.Message) (wire.Message, error) {
+	seq := l.nextSeq()
+	w := &waiter{c, make(chan wire.Message, 1)}
+	l.mu.Lock()
+	select {
+	case <-c.gone:
+		l.mu.Unlock()
+		return nil, errDown
+	default:
+	}
+	l.waiting[seq] = w
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		delete(l.waiting, seq)
+		l.mu.Unlock()
+	}()
+	if err := c.Write(wire.TypeOf(m), seq, m); err != nil {
+		if errors.Is(err, sentinel.ErrProtocol) {
+			return nil, err
+		}
+		c.Close()
+	}
+	select {
+	case a, ok := <-w.ch:
+		if ok {
+			return a, nil
+		}
+		if e, ok := errors.AsType[*wire.Error](c.err); ok {
+			return nil, e
+		}
+		return nil, fmt.Errorf("%w: %v", errDown, c.err)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// flowState asks the gateway where the flow stands.
+func (l *link) flowState(ctx context.Context) (mover.FlowState, error) {
+	m, err := l.ask(ctx, &wire.State{})
+	if err != nil {
+		return mover.FlowState{}, err
+	}
+	s, ok := m.(*wire.FlowState)
+	if !ok {
+		return mover.FlowState{}, fmt.Errorf("%w: %T in answer to STATE", sentinel.ErrProtocol, m)
+	}
+	st := flowState(s)
+	l.mu.Lock()
+	l.state = st
+	l.mu.Unlock()
+	return st, nil
+}
+
+// linkView is what Status shows of the link.
+type linkView struct {
+	conns    int
+	in, out  int64
+	rtt      time.Duration
+	losses   int64
+	why      string
+	next     time.Time
+	fatal    error
+	state    mover.FlowState
+	window   int64
+	notice   string
+	noticed  time.Time
+	progress [2]uint64
+}
+
+func (l *link) view() linkView {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := linkView{conns: len(l.conns), in: l.in.Load(), out: l.out.Load(), losses: l.losses.Load(), why: l.why, next: l.next, fatal: l.fatal, state: l.state,
+		window: l.window, notice: l.notice.Text, noticed: l.noticed, progress: [2]uint64{l.notice.Done, l.notice.Total}}
+	for _, c := range l.conns {
+		v.in += c.WireIn()
+		v.out += c.WireOut()
+		if r := c.RTT(); r > 0 && (v.rtt == 0 || r < v.rtt) {
+			v.rtt = r
+		}
+	}
+	return v
+}
+
+// sleep waits for d or the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// ones counts the set bits of a bitmap.
+func ones(b []byte) (n int) {
+	for _, v := range b {
+		n += bits.OnesCount8(v)
+	}
+	return n
+}
+
+// barrier waits until the gateway has read everything that was written before on every connection.
+func (l *link) barrier(ctx context.Context) error {
+	l.mu.Lock()
+	conns := append([]*conn(nil), l.conns...)
+	l.mu.Unlock()
+	for _, c := range conns {
+		if _, err := l.askOn(ctx, c, &wire.State{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

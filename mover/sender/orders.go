@@ -1,0 +1,235 @@
+package sender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+)
+
+var (
+	errPaused = errors.New("paused by the operator")
+	discard   = slog.New(slog.DiscardHandler)
+)
+
+// Pause ends the pass under way, which Resume takes up where it was. A cutover is not paused.
+func (f *Flow) Pause() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.view.cutover {
+		return fmt.Errorf("%w: a cutover is under way; interrupt it instead", sentinel.ErrRefused)
+	}
+	f.paused = true
+	if f.cancel != nil {
+		f.cancel(errPaused)
+	}
+	f.nudge()
+	return nil
+}
+
+// Resume ends a pause, and a stop after the operator has mended its cause; of a fenced flow it takes the target over.
+func (f *Flow) Resume() error {
+	f.mu.Lock()
+	stopped := f.stopped != nil
+	f.paused, f.stopped = false, nil
+	f.due, f.retry = f.due.Truncate(0), 0
+	f.mu.Unlock()
+	if stopped || f.link.view().fatal != nil {
+		f.link.reset()
+	}
+	f.nudge()
+	return nil
+}
+
+// Sync begins a pass now, or after the one under way, and returns when it is committed.
+func (f *Flow) Sync(ctx context.Context) error {
+	done := make(chan error, 1)
+	f.mu.Lock()
+	switch {
+	case f.report != nil || f.released:
+		f.mu.Unlock()
+		return fmt.Errorf("%w: the flow is cut over; rollback first", sentinel.ErrRefused)
+	case f.paused:
+		f.mu.Unlock()
+		return fmt.Errorf("%w: the flow is paused; resume it first", sentinel.ErrRefused)
+	case f.stopped != nil:
+		err := f.stopped
+		f.mu.Unlock()
+		return fmt.Errorf("the flow is stopped: %w; %s", err, whatNow(err))
+	}
+	f.syncNow = append(f.syncNow, done)
+	f.mu.Unlock()
+	f.nudge()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-f.ended:
+		return errEnded
+	}
+}
+
+// answerSync tells those who wait for a pass how it went. Who came after its Take is told too early by at most that pass.
+func (f *Flow) answerSync(err error) {
+	f.mu.Lock()
+	waiting := f.syncNow
+	f.syncNow = nil
+	f.mu.Unlock()
+	for _, ch := range waiting {
+		ch <- err
+	}
+}
+
+// order has the loop do something and waits for it.
+func (f *Flow) order(ctx context.Context, name string, do func(context.Context) error) error {
+	o := &order{name: name, ctx: ctx, do: do, done: make(chan error, 1)}
+	select {
+	case f.orders <- o:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-f.ended:
+		return errEnded
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-f.ended:
+		return errEnded
+	}
+}
+
+// ready refuses orders that need a flow that is moving.
+func (f *Flow) ready() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.report != nil || f.released:
+		return fmt.Errorf("%w: the flow is cut over; rollback takes the target back", sentinel.ErrRefused)
+	case f.paused:
+		return fmt.Errorf("%w: the flow is paused; resume it first", sentinel.ErrRefused)
+	case f.stopped != nil:
+		return fmt.Errorf("%w: the flow is stopped: %v; %s", sentinel.ErrRefused, f.stopped, whatNow(f.stopped))
+	}
+	if l := f.link.view(); l.fatal != nil {
+		return fmt.Errorf("the flow is stopped: %w; %s", l.fatal, whatNow(l.fatal))
+	}
+	return nil
+}
+
+// Cutover brings the target up to date, stops the writers, sends the rest, compares both ends and hands the target over; or, as a
+// rehearsal, lets the writers go on after the comparison. Any failure before the release lets them go on too. The report comes along
+// with an error where there is something to tell. progress may be nil.
+func (f *Flow) Cutover(ctx context.Context, o CutoverOptions, progress func(mover.Progress)) (*mover.Report, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	if o.Leave != "frozen" && f.deps.Leave == nil && !o.Rehearse {
+		return nil, fmt.Errorf("%w: this flow can only be left frozen", sentinel.ErrNotSupported)
+	}
+	if err := f.ready(); err != nil {
+		return nil, err
+	}
+	tell, told := relay(progress)
+	c := &cutover{f: f, o: o, progress: tell}
+	err := f.order(ctx, "cutover", c.run)
+	told()
+	return c.report, err
+}
+
+// Verify compares both ends while the source is in use. Different content is ErrDiffer and named in the report.
+func (f *Flow) Verify(ctx context.Context, o VerifyOptions, progress func(mover.Progress)) (*mover.Report, error) {
+	if err := f.ready(); err != nil {
+		return nil, err
+	}
+	tell, told := relay(progress)
+	v := &verify{f: f, o: o, progress: tell}
+	err := f.order(ctx, "verify", v.run)
+	told()
+	return v.report, err
+}
+
+// relay passes news on without ever waiting for who gets them: a terminal may live on what is frozen. told waits for the rest.
+func relay(progress func(mover.Progress)) (tell teller, told func()) {
+	if progress == nil {
+		return nil, func() {}
+	}
+	news, ended := make(chan mover.Progress, newsKept), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for p := range news {
+			progress(p)
+		}
+	}()
+	var mu sync.Mutex
+	closed := false
+	tell = func(p mover.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		if closed {
+			return
+		}
+		select {
+		case news <- p:
+		default:
+		}
+	}
+	return tell, func() {
+		mu.Lock()
+		closed = true
+		close(news)
+		mu.Unlock()
+		<-ended
+	}
+}
+
+const newsKept = 256 // lines of progress that may wait
+
+// Rollback lets the source go on after a cutover: thaws it, undoes what it was left as, and takes the target back by a rescan.
+func (f *Flow) Rollback(ctx context.Context) error {
+	return f.order(ctx, "rollback", f.rollback)
+}
+
+func (f *Flow) rollback(ctx context.Context) error {
+	f.mu.Lock()
+	report, done := f.report, f.report != nil || f.released
+	f.mu.Unlock()
+	if !done {
+		return fmt.Errorf("%w: the flow is not cut over, there is nothing to take back", sentinel.ErrRefused)
+	}
+	var errs []error
+	if f.deps.Leave != nil && report != nil && report.Left != "" && report.Left != "frozen" {
+		if err := f.deps.Leave(ctx, report.Left, true); err != nil {
+			return fmt.Errorf("undo %s: %w", report.Left, err)
+		}
+	}
+	if f.deps.Freezer != nil {
+		// What was thawed by hand meanwhile is as it should be.
+		if err := f.deps.Freezer.Thaw(); err != nil {
+			f.deps.Log.Warn("thaw after the rollback", "flow", f.cfg.Flow, "err", err)
+		}
+	}
+	errs = append(errs, f.resumeWriting())
+	if f.deps.Record != nil {
+		errs = append(errs, f.deps.Record(nil))
+	}
+	f.mu.Lock()
+	f.report, f.released, f.stopped = nil, false, nil
+	f.mu.Unlock()
+	f.reclaim = true
+	f.due = f.due.Truncate(0)
+	return errors.Join(errs...)
+}
+
+// Thaw lets the writers go on now, whatever the flow is doing. A cutover under way fails by it.
+func (f *Flow) Thaw() error {
+	if f.deps.Freezer == nil {
+		return nil
+	}
+	return f.deps.Freezer.Thaw()
+}

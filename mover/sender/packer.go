@@ -1,0 +1,132 @@
+package sender
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
+)
+
+// meter measures what the line takes: bytes over the time in which somebody was writing.
+type meter struct {
+	mu      sync.Mutex // guards all below
+	writers int
+	since   time.Time
+	bytes   int64
+	rate    mover.Rate
+}
+
+// write tells that n bytes begin to be written; the returned function, that they are.
+func (m *meter) write(n int) (done func()) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.writers++; m.writers == 1 {
+		m.since, m.bytes = now, 0
+	}
+	return func() { m.end(int64(n)) }
+}
+
+func (m *meter) end(n int64) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bytes += n
+	m.writers--
+	if d := now.Sub(m.since); m.writers == 0 || d > meterSlice {
+		m.rate.Add(m.bytes, d)
+		m.since, m.bytes = now, 0
+	}
+}
+
+const meterSlice = 100 * time.Millisecond
+
+// perSecond is the line's rate, 0 when it is not known.
+func (m *meter) perSecond() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rate.PerSecond()
+}
+
+// packer compresses for all runs of a flow.
+type packer struct {
+	codec   *chunker.Codec
+	fixed   int // level, or -1 for auto
+	cores   float64
+	workers int
+	meter   meter
+	free    chan *[]byte
+
+	mu     sync.Mutex // guards levels
+	levels mover.Levels
+	last   atomic.Int32 // level used last, for status
+}
+
+func newPacker(codec *chunker.Codec, cfg Config) *packer {
+	fixed := -1
+	if l, ok := levels[cfg.Compression]; ok {
+		fixed = l
+	}
+	workers := max(cfg.Conns, min(cfg.CPU, 4)) + 1
+	return &packer{codec: codec, fixed: fixed, cores: float64(cfg.CPU), workers: workers, free: make(chan *[]byte, workers)}
+}
+
+// scratch is memory for compressed bytes, one for each packer, kept between runs.
+func (k *packer) scratch() *[]byte {
+	select {
+	case b := <-k.free:
+		return b
+	default:
+		return new([]byte)
+	}
+}
+
+func (k *packer) done(b *[]byte) {
+	select {
+	case k.free <- b:
+	default:
+	}
+}
+
+// level picks how hard to compress now. A delta is compressed always: its bytes are what the line is paid for.
+func (k *packer) level(delta bool) int {
+	if k.fixed >= 0 {
+		return k.fixed
+	}
+	weakest := 0
+	if delta {
+		weakest = 1
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.levels.Choose(k.meter.perSecond(), k.cores, weakest)
+}
+
+// compress returns plain itself where compressing does not pay.
+func (k *packer) compress(plain []byte, scratch *[]byte, delta bool) (codec uint8, payload []byte) {
+	l := k.level(delta)
+	k.last.Store(int32(l))
+	if l == 0 || len(plain) == 0 {
+		return wire.CodecPlain, plain
+	}
+	if cap(*scratch) == 0 {
+		*scratch = make([]byte, 0, chunker.Bound(chunker.GroupSize))
+	}
+	began := time.Now()
+	out, ok := k.codec.Compress((*scratch)[:0], plain, chunker.Level(l))
+	took := time.Since(began).Seconds()
+	n := len(plain)
+	if ok {
+		n = len(out)
+	}
+	k.mu.Lock()
+	k.levels.Observe(l, int64(len(plain)), int64(n), took)
+	k.mu.Unlock()
+	if !ok {
+		return wire.CodecPlain, plain
+	}
+	return wire.CodecZstd, out
+}

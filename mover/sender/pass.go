@@ -1,0 +1,117 @@
+package sender
+
+import (
+	"iter"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
+)
+
+// pass is one pass over one epoch. It outlives links: what is acked stays acked, what is planned and not acked is done again.
+type pass struct {
+	id          mover.ID
+	kind        mover.PassKind
+	why         string
+	generation  mover.ID
+	epoch       uint64
+	consistency mover.Consistency
+	frozen      bool // writers stand still until the verdict
+	reclaim     bool
+	dirty       *extent.Set // delta: what was taken
+	free        *extent.Set // full and rescan: free leaves, or nil
+	whole       *extent.Set // delta: leaves that are free at the target and no longer here; sent whole, unknown after the commit
+	started     time.Time
+	total       int64 // bytes to look at
+
+	read, acked, resent atomic.Int64 // bytes
+
+	next func() (*batch, bool) // the plan; called by one run at a time
+	stop func()
+	end  bool // the plan is at its end
+
+	mu      sync.Mutex // guards all below; one run and the status read them
+	mode    mover.Mode
+	lastSeq uint32
+	done    wire.SeqSet       // acked, where anything was sent
+	open    map[uint32]*batch // sent once at least, not acked
+	again   []*batch          // planned and in no run's hands: to do again
+	counts  mover.Counts      // of acked batches
+}
+
+// plan sets what the pass walks.
+func (p *pass) plan(seq iter.Seq[*batch]) {
+	p.open = map[uint32]*batch{}
+	p.next, p.stop = iter.Pull(seq)
+}
+
+// batches is how many batches the pass has had.
+func (p *pass) batches() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastSeq
+}
+
+// resume takes in what the gateway says is durable. false: bytes that were acked are missing, the pass is worth nothing. Offers of
+// which nothing was needed are not listed; those that were acked stand all the same. A batch that is durable but whose NEED was
+// lost on the way is offered again: its counts are not known. No run may be under way.
+func (p *pass) resume(m *wire.Opened) bool {
+	var have wire.SeqSet
+	last := uint32(math.MaxUint32)
+	for _, r := range m.Done {
+		have.AddRange(r)
+	}
+	if len(m.Done) >= wire.MaxOpened {
+		last = m.Done[len(m.Done)-1].Last // the rest had no room
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mode = mover.Mode(m.Mode)
+	for _, r := range p.done.Ranges(p.done.Len()) {
+		for seq := r.First; seq <= min(r.Last, last) && seq != 0; seq++ {
+			if !have.Has(seq) {
+				return false
+			}
+		}
+	}
+	p.again = slices.DeleteFunc(p.again, func(b *batch) bool {
+		if b.seq == 0 || !b.final || !have.Has(b.seq) {
+			return false
+		}
+		p.settle(b)
+		return true
+	})
+	return true
+}
+
+// settle counts a batch that is durable. mu is held.
+func (p *pass) settle(b *batch) {
+	delete(p.open, b.seq)
+	if b.counts.Offered == 0 || b.counts.Sent > 0 {
+		p.done.Add(b.seq)
+	}
+	p.counts.Add(b.counts)
+	p.acked.Add(b.bytes)
+}
+
+// view is what Status shows.
+func (p *pass) view(rate float64) *mover.Pass {
+	p.mu.Lock()
+	counts, mode := p.counts, p.mode
+	p.mu.Unlock()
+	acked := p.acked.Load()
+	return &mover.Pass{Kind: p.kind.String(), Mode: mode.String(), Epoch: p.epoch, Started: p.started, Total: p.total, Read: p.read.Load(),
+		Acked: acked, ETA: mover.Seconds(p.total-acked, rate), Counts: counts}
+}
+
+// close ends the plan. No run may be under way.
+func (p *pass) close() {
+	if p.stop != nil {
+		p.stop()
+	}
+}

@@ -1,0 +1,184 @@
+package sender
+
+import (
+	"iter"
+
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/wire"
+)
+
+// freeItem is the longest item of free space: the gateway gives space back while the pass goes on, piece by piece.
+const freeItem = 1 << 30
+
+// everything plans a full pass or a rescan: each group's leaves in use as one batch, free space as bare batches between them. free may be
+// nil. The source's table has the free leaves already.
+func everything(size int64, free *extent.Set, check bool) iter.Seq[*batch] {
+	return func(yield func(*batch) bool) {
+		rest := newBatch(bare)
+		flush := func() bool {
+			if len(rest.items) == 0 {
+				return true
+			}
+			b := rest
+			rest = newBatch(bare)
+			return yield(b)
+		}
+		unused := func(e extent.Extent) bool {
+			if n := len(rest.items); n > 0 && int64(rest.items[n-1].Off+rest.items[n-1].Len) == e.Off && rest.items[n-1].Len+uint64(e.Len) <= freeItem {
+				rest.items[n-1].Len += uint64(e.Len)
+				return true
+			}
+			rest.items = append(rest.items, freeItemOf(e))
+			return len(rest.items) < wire.MaxItems || flush()
+		}
+		for off := int64(0); off < size; off += chunker.GroupSize {
+			g := extent.Extent{Off: off, Len: min(chunker.GroupSize, size-off)}
+			b := newBatch(offered)
+			if check {
+				b.shape, b.group = checked, off/chunker.GroupSize
+			}
+			at := g.Off
+			if free != nil {
+				for e := range free.Within(g) {
+					if e.Off > at {
+						b.add(extent.Extent{Off: at, Len: e.Off - at})
+					}
+					at = e.End()
+					if check && e != g {
+						b.free = append(b.free, freeItemOf(e)) // equal as part of the group's digest, mostly
+					} else if !unused(e) {
+						return
+					}
+				}
+			}
+			if at < g.End() {
+				b.add(extent.Extent{Off: at, Len: g.End() - at})
+			}
+			if len(b.ext) > 0 && !yield(b) {
+				return
+			}
+		}
+		flush()
+	}
+}
+
+func freeItemOf(e extent.Extent) wire.Item {
+	return wire.Item{Kind: wire.ItemFree, Off: uint64(e.Off), Len: uint64(e.Len)}
+}
+
+// freeLeaves is the leaves that lie wholly in free, as a set of leaves.
+func freeLeaves(size int64, free *extent.Set) *extent.Set {
+	out := extent.NewSet(size, chunker.LeafSize)
+	if free == nil {
+		return out
+	}
+	for e := range free.All() {
+		first := (e.Off + chunker.LeafSize - 1) / chunker.LeafSize * chunker.LeafSize
+		last := e.End() / chunker.LeafSize * chunker.LeafSize
+		if e.End() == size {
+			last = size
+		}
+		if first < last {
+			out.Add(extent.Extent{Off: first, Len: last - first})
+		}
+	}
+	return out
+}
+
+// changes plans a delta: leaves that are dirty as a whole, and those in whole, are offered; parts of other leaves are put. Both are
+// packed over groups.
+func changes(dirty, whole *extent.Set) iter.Seq[*batch] {
+	size := dirty.Size()
+	return func(yield func(*batch) bool) {
+		offer, parts := newBatch(offered), newBatch(put)
+		flush := func(b **batch, s shape) bool {
+			if len((*b).ext) == 0 {
+				return true
+			}
+			full := *b
+			*b = newBatch(s)
+			return yield(full)
+		}
+		addWhole := func(e extent.Extent) bool {
+			for e.Len > 0 {
+				n := min(e.Len, chunker.GroupSize-offer.bytes)
+				offer.add(extent.Extent{Off: e.Off, Len: n})
+				e.Off, e.Len = e.Off+n, e.Len-n
+				// A short last leaf counts as a whole one.
+				if chunker.Leaves(offer.bytes) >= chunker.GroupLeaves && !flush(&offer, offered) {
+					return false
+				}
+			}
+			return true
+		}
+		addPart := func(e extent.Extent) bool {
+			if parts.bytes+e.Len > chunker.GroupSize || len(parts.ext) >= maxParts {
+				if !flush(&parts, put) {
+					return false
+				}
+			}
+			parts.add(e)
+			return true
+		}
+		last := int64(-1) // leaf in whole that was added for an earlier extent
+		for e := range dirty.All() {
+			for e.Len > 0 {
+				leaf := e.Off / chunker.LeafSize
+				le := chunker.LeafExtent(size, leaf)
+				x := e.Intersect(le)
+				switch {
+				case x == le:
+					// A run of whole leaves at once; the last leaf of the volume is whole when all that there is of it is dirty.
+					x.Len = e.Len / chunker.LeafSize * chunker.LeafSize
+					if e.End() == size {
+						x.Len = e.Len
+					}
+					if !addWhole(x) {
+						return
+					}
+				case whole != nil && whole.Intersects(le):
+					if leaf != last && !addWhole(le) {
+						return
+					}
+					last = leaf
+				default:
+					if !addPart(x) {
+						return
+					}
+				}
+				e = extent.Extent{Off: x.End(), Len: e.End() - x.End()}
+			}
+		}
+		if flush(&offer, offered) {
+			flush(&parts, put)
+		}
+	}
+}
+
+// maxParts is an item each. Where unreadable blocks make more of them, the batch is split.
+const maxParts = wire.MaxItems
+
+// leavesOf packs the leaves that extents touch into batches that are only read.
+func leavesOf(size int64, ext iter.Seq[extent.Extent]) iter.Seq[*batch] {
+	return func(yield func(*batch) bool) {
+		b := newBatch(offered)
+		for e := range ext {
+			e = e.Align(chunker.LeafSize).Intersect(extent.Extent{Off: 0, Len: size})
+			for e.Len > 0 {
+				n := min(e.Len, chunker.GroupSize-b.bytes)
+				b.add(extent.Extent{Off: e.Off, Len: n})
+				e.Off, e.Len = e.Off+n, e.Len-n
+				if chunker.Leaves(b.bytes) >= chunker.GroupLeaves {
+					if !yield(b) {
+						return
+					}
+					b = newBatch(offered)
+				}
+			}
+		}
+		if len(b.ext) > 0 {
+			yield(b)
+		}
+	}
+}

@@ -1,0 +1,240 @@
+package sender
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
+)
+
+// worker reads and offers.
+func (r *run) worker(ctx context.Context) error {
+	for b := range r.work {
+		if err := r.begin(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) begin(ctx context.Context, b *batch) error {
+	if b.shape == bare {
+		return r.sendBare(b)
+	}
+	buf, err := r.buffers.Get(ctx)
+	if err != nil {
+		return err
+	}
+	b.buf, b.n = buf, int(b.bytes)
+	b.bad, err = r.reader.read(ctx, b.ext, buf[:b.n])
+	if err != nil {
+		return err
+	}
+	r.p.read.Add(b.bytes)
+	if err := r.gov.wait(ctx); err != nil {
+		return err
+	}
+	if b.shape == put {
+		return r.toPacker(ctx, b)
+	}
+	b.digests = chunker.Digests(buf[:b.n], b.digests[:0])
+	if err := r.remember(b); err != nil {
+		return err
+	}
+	if len(b.bad) > 0 {
+		return r.toPacker(ctx, b)
+	}
+	if b.shape == checked && b.seq == 0 {
+		return r.check(b)
+	}
+	if allZero(b) {
+		return r.toPacker(ctx, b)
+	}
+	return r.offer(b)
+}
+
+// remember puts the digests of leaves that were read in full into the source's table. Leaves that are still free at the target
+// keep their marker until the commit: a pass that dies must leave them to be sent whole again.
+func (r *run) remember(b *batch) error {
+	i := 0
+	for _, e := range b.ext {
+		n := int(chunker.Leaves(e.Len))
+		first := e.Off / chunker.LeafSize
+		if r.p.whole == nil || !r.p.whole.Intersects(e) {
+			if err := r.table.Set(first, b.digests[i:i+n]); err != nil {
+				return fmt.Errorf("digest table: %w", err)
+			}
+		} else {
+			for k := range n {
+				if r.p.whole.Intersects(chunker.LeafExtent(r.table.Size(), first+int64(k))) {
+					continue
+				}
+				if err := r.table.Set(first+int64(k), b.digests[i+k:i+k+1]); err != nil {
+					return fmt.Errorf("digest table: %w", err)
+				}
+			}
+		}
+		i += n
+	}
+	return nil
+}
+
+// allZero tells whether everything read is zeros; such a batch is put as a few items instead of offered.
+func allZero(b *batch) bool {
+	for i, d := range b.digests {
+		if d != chunker.ZeroDigest(min(chunker.LeafSize, b.n-i*chunker.LeafSize)) {
+			return false
+		}
+	}
+	return true
+}
+
+// check asks whether the group differs at all.
+func (r *run) check(b *batch) error {
+	d, ok := r.table.Group(b.group)
+	if !ok {
+		return fmt.Errorf("%w: digest table: group %d is not known after it was read", sentinel.ErrCorrupt, b.group)
+	}
+	seq := r.link.nextSeq()
+	r.mu.Lock()
+	r.checks[seq], b.ask = b, seq
+	r.mu.Unlock()
+	return r.write(b, asked, false, wire.TypeCheck, seq, &wire.Check{First: uint64(b.group), Digests: []digest.Digest{d}})
+}
+
+// write picks a connection and sends a frame of b.
+func (r *run) write(b *batch, s stage, withSeq bool, t wire.Type, seq uint32, m wire.Message) error {
+	c, err := r.link.pick()
+	if err != nil {
+		r.redo(b)
+		return err
+	}
+	if !r.attach(b, c, s, withSeq) {
+		r.redo(b)
+		return nil
+	}
+	if withSeq {
+		seq = b.seq
+	}
+	err = c.Write(t, seq, m)
+	r.wrote(b, c, err)
+	return ours(err)
+}
+
+// ours is an error that another connection would not mend: the frame itself is wrong.
+func ours(err error) error {
+	if errors.Is(err, sentinel.ErrProtocol) {
+		return err
+	}
+	return nil
+}
+
+func (r *run) offer(b *batch) error {
+	b.counts, b.final = mover.Counts{Offered: uint64(len(b.digests))}, false
+	return r.write(b, asked, true, wire.TypeOffer, 0, &wire.Offer{Runs: b.leafRuns(), Digests: b.digests})
+}
+
+// toPacker queues what is put.
+func (r *run) toPacker(ctx context.Context, b *batch) error {
+	b.need = b.need[:0]
+	select {
+	case r.queue <- b:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *run) sendBare(b *batch) error {
+	b.counts, b.final = counted(b.items), true
+	return r.write(b, sending, true, wire.TypePut, 0, &wire.Put{Items: b.items, Digest: digest.Sum(nil)})
+}
+
+// pack sends what is needed.
+func (r *run) pack(ctx context.Context) error {
+	scratch := r.packer.scratch()
+	defer r.packer.done(scratch)
+	for {
+		var b *batch
+		select {
+		case b = <-r.queue:
+		case <-ctx.Done():
+			return nil
+		}
+		var err error
+		if len(b.need) == 0 && b.shape == offered && len(b.bad) == 0 && !allZero(b) {
+			err = r.offer(b) // its group differs
+		} else {
+			err = r.transmit(ctx, b, scratch)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// transmit writes DATA or PUT. It owns b until the frame is on the socket, and the buffer is released then.
+func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
+	if len(b.need) > 0 {
+		return r.transmitData(ctx, b, scratch)
+	}
+	plain := b.itemize()
+	if len(b.items) > wire.MaxItems {
+		r.split(b)
+		return nil
+	}
+	if err := r.gov.wait(ctx); err != nil {
+		return err
+	}
+	b.counts, b.final = counted(b.items), true
+	sum := digest.Sum(plain)
+	codec, payload := r.packer.compress(plain, scratch, r.p.kind == mover.Delta)
+	if codec != wire.CodecPlain {
+		r.release(b)
+	}
+	defer r.packer.meter.write(len(payload))()
+	return r.write(b, sending, true, wire.TypePut, 0,
+		&wire.Put{Items: b.items, Codec: codec, Plain: uint32(len(plain)), Digest: sum, Payload: payload})
+}
+
+func (r *run) transmitData(ctx context.Context, b *batch, scratch *[]byte) error {
+	n, plain := b.compact()
+	if err := r.gov.wait(ctx); err != nil {
+		return err
+	}
+	codec, payload := r.packer.compress(plain, scratch, r.p.kind == mover.Delta)
+	if codec != wire.CodecPlain {
+		r.release(b)
+	}
+	r.mu.Lock()
+	b.counts.Sent, b.final = uint64(n), true
+	b.writing++
+	c := b.conn // stays: whoever loses it leaves a batch in stage sending to its packer
+	r.mu.Unlock()
+	defer r.packer.meter.write(len(payload))()
+	err := c.Write(wire.TypeData, b.seq, &wire.Data{Codec: codec, Plain: uint32(len(plain)), Payload: payload})
+	r.wrote(b, c, err)
+	return ours(err)
+}
+
+// split makes two batches of one that would have too many items.
+func (r *run) split(b *batch) {
+	whole := b.bytes
+	rest := b.split()
+	r.release(b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.room.Give(whole - b.bytes)
+	if b.conn != nil {
+		b.conn.load.Add(b.bytes - whole)
+	}
+	r.redoLocked(b)
+	r.p.mu.Lock()
+	r.p.again = append(r.p.again, rest)
+	r.p.mu.Unlock()
+}

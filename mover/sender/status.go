@@ -1,0 +1,181 @@
+package sender
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/mover"
+)
+
+// view is what Status shows and the loop and the sampler write. Guarded by Flow.mu.
+type view struct {
+	state        mover.State
+	reason, next string
+	since        time.Time
+	lastError    string
+	gap          string
+	cutover      bool // one is under way
+	frozen       bool // writers are stopped by it
+
+	totals          mover.Counts
+	passes, rescans int64
+	acked, resent   int64 // bytes of passes that have ended
+	point           time.Time
+	pointEpoch      uint64
+	pointWorth      mover.Consistency
+
+	pace     mover.Pace
+	oldest   time.Time // of the oldest change that the target lacks, at the earliest
+	dirty    mover.Rate
+	line     mover.Rate
+	wire     mover.Rate
+	pending  int64
+	unknown  int64
+	estimate time.Duration
+}
+
+// show sets what the flow is doing now.
+func (f *Flow) show(s mover.State, reason, next string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.view.cutover && s != mover.Connecting && s != mover.Settling && f.view.frozen {
+		s = mover.Frozen
+	}
+	if s != f.view.state {
+		f.view.since = time.Now()
+	}
+	f.view.state, f.view.reason, f.view.next = s, reason, next
+}
+
+func (f *Flow) noteError(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.view.lastError = err.Error()
+}
+
+func (f *Flow) setPace(change func(*mover.Pace)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.view.pace)
+}
+
+// committed counts a pass.
+func (f *Flow) committed(p *pass) {
+	took := time.Since(p.started)
+	p.mu.Lock()
+	counts := p.counts
+	p.mu.Unlock()
+	f.deps.Log.Info("pass committed", "flow", f.cfg.Flow, "kind", p.kind.String(), "epoch", p.epoch, "bytes", p.total, "took", took.Round(time.Millisecond))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := &f.view
+	v.totals.Add(counts)
+	v.passes++
+	if p.kind == mover.Rescan {
+		v.rescans++
+	}
+	v.acked += p.acked.Load()
+	v.resent += p.resent.Load()
+	v.point, v.pointEpoch, v.pointWorth = time.Now(), p.epoch, p.consistency
+	v.oldest = p.started // what is dirty now was written after this Take
+	if p.kind == mover.Delta && p.total >= chunker.GroupSize && took > 0 {
+		v.pace.Line = float64(p.total) / took.Seconds()
+	}
+}
+
+// sample measures rates every second until ctx ends.
+func (f *Flow) sample(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := time.Now()
+	var line, wire, pending int64
+	for first := true; ; first = false {
+		l := f.link.view()
+		now, bytes := time.Now(), f.deps.Tracker.Pending()
+		leaves, known, _ := f.table.Counts()
+		f.mu.Lock()
+		v := &f.view
+		done := v.acked
+		if f.current != nil {
+			done += f.current.acked.Load()
+		}
+		if d := now.Sub(last); !first {
+			v.line.Add(max(0, done-line), d)
+			v.wire.Add(max(0, l.in+l.out-wire), d)
+			if bytes >= pending { // less: a pass was retired within this second
+				v.dirty.Add(bytes-pending, d)
+			}
+		}
+		v.pending, v.unknown = bytes, (leaves-known)*chunker.LeafSize
+		v.pace.RTT, v.pace.LeafSize = l.rtt, chunker.LeafSize
+		v.estimate = v.pace.Pause(bytes, v.unknown)
+		f.mu.Unlock()
+		last, line, wire, pending = now, done, l.in+l.out, bytes
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Status tells everything about the flow. It never waits.
+func (f *Flow) Status() mover.Status {
+	l := f.link.view()
+	method, detail := f.deps.Tracker.Method()
+	bad := f.reader.unreadable()
+	pending := f.deps.Tracker.Pending()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v := &f.view
+	s := mover.Status{Flow: f.cfg.Flow, Role: "source", Device: f.cfg.Device, Size: f.deps.Volume.Size(), State: v.state, Reason: v.reason,
+		Next: v.next, Since: v.since, Tracking: method, Gap: v.gap, Dirty: pending, DirtyRate: v.dirty.PerSecond(), Rate: v.line.PerSecond(),
+		WireRate: v.wire.PerSecond(), WireOut: l.out, WireIn: l.in, Totals: v.totals, Passes: v.passes, Rescans: v.rescans,
+		PointTime: v.point, PointEpoch: v.pointEpoch, Conns: l.conns, RTT: l.rtt.Seconds(), Memory: f.deps.Buffers.Used(),
+		MemoryLimit: f.deps.Buffers.Limit(), Unreadable: bad, Reconnects: l.losses, Resent: v.resent, LastError: v.lastError}
+	if detail != "" {
+		s.Tracking += ": " + detail
+	}
+	if l.state.Phase != 0 {
+		s.Phase = l.state.Phase.String()
+	}
+	if v.passes > 0 {
+		s.PointConsistency = v.pointWorth.String()
+	}
+	if s.State == "" {
+		s.State = mover.Connecting
+	}
+	if p := f.current; p != nil {
+		s.Pass = p.view(s.Rate)
+		s.Totals.Add(s.Pass.Counts)
+		s.Resent += p.resent.Load()
+	}
+	if pending > 0 && !v.oldest.IsZero() {
+		s.Lag = time.Since(v.oldest).Seconds()
+	}
+	f.explain(&s, l)
+	if v.passes > 0 && f.report == nil && !f.released {
+		s.Estimate = v.estimate.Seconds()
+		s.Cutover = fmt.Sprintf("final delta %s, about %s", mover.Bytes(pending), seconds(max(v.estimate, 100*time.Millisecond)))
+	}
+	return s
+}
+
+// freshNotice is how old a NOTICE may be and still tell what goes on.
+const freshNotice = 15 * time.Second
+
+// explain adds what the link knows to the reason. mu is held.
+func (f *Flow) explain(s *mover.Status, l linkView) {
+	switch s.State {
+	case mover.Passing, mover.Settling, mover.Frozen:
+		if l.conns == 0 {
+			s.Reason = connecting(f.cfg.Gateway, l)
+		} else if l.notice != "" && time.Since(l.noticed) < freshNotice && l.noticed.After(f.view.since) {
+			s.Reason = "gateway: " + l.notice
+		}
+	case mover.Connecting:
+		s.Reason = connecting(f.cfg.Gateway, l)
+	}
+}
