@@ -1,13 +1,21 @@
 // Package extent has byte ranges on volumes: one range, sets of granules, and maps from a device to the disks below it.
 package extent
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Extent is the half-open byte range [Off, Off+Len) on a volume.
 type Extent struct{ Off, Len int64 }
 
-// End is the first byte behind the extent.
-func (e Extent) End() int64 { return e.Off + e.Len }
+// End is the first byte behind the extent, at most the largest offset there is.
+func (e Extent) End() int64 {
+	if e.Len > math.MaxInt64-e.Off && e.Off >= 0 {
+		return math.MaxInt64
+	}
+	return e.Off + e.Len
+}
 
 // Empty tells whether the extent holds no byte.
 func (e Extent) Empty() bool { return e.Len <= 0 }
@@ -20,8 +28,10 @@ func (e Extent) Intersect(o Extent) Extent {
 
 // Align grows e outward to multiples of unit.
 func (e Extent) Align(unit int64) Extent {
-	off := e.Off / unit * unit
-	end := (e.End() + unit - 1) / unit * unit
+	off, end := e.Off/unit*unit, e.End()
+	if over := end % unit; over > 0 {
+		end += min(unit-over, math.MaxInt64-end)
+	}
 	return Extent{off, end - off}
 }
 

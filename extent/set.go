@@ -8,17 +8,24 @@ import (
 )
 
 const (
-	pageWords = 512            // one page of a Set: 4 KiB of bits
-	pageBits  = pageWords * 64 // granules in a page
+	pageWords = 64                  // one page of a Set: 512 bytes of bits
+	pageBits  = pageWords * 64      // granules in a page
+	dirPages  = 512                 // pages in a directory
+	dirBits   = dirPages * pageBits // granules under a directory
 )
 
-// Set is a set of granules of one volume. Memory follows what is set: 4 KiB for each 32,768 granules that have a member.
-// The zero value is not usable; see NewSet. Methods are safe for concurrent use.
+type (
+	page [pageWords]uint64
+	dir  [dirPages]*page
+)
+
+// Set is a set of granules of one volume. Memory follows what is set: 512 bytes for each 4,096 granules that have a member, and
+// 4 KiB for each 2 Mi granules. The zero value is not usable; see NewSet. Methods are safe for concurrent use.
 type Set struct {
 	size, granule int64
 
-	mu    sync.RWMutex // guards all below
-	pages map[int64]*[pageWords]uint64
+	mu    sync.RWMutex // guards all below; never held while another set's is taken
+	dirs  []*dir
 	count int64 // granules in the set
 }
 
@@ -27,7 +34,9 @@ func NewSet(size, granule int64) *Set {
 	if size < 0 || granule <= 0 || granule&(granule-1) != 0 {
 		panic(fmt.Sprintf("extent: set of size %d with granule %d", size, granule))
 	}
-	return &Set{size: size, granule: granule, pages: map[int64]*[pageWords]uint64{}}
+	s := &Set{size: size, granule: granule}
+	s.dirs = make([]*dir, (s.granules()+dirBits-1)/dirBits)
+	return s
 }
 
 // Size is the volume's size in bytes.
@@ -35,6 +44,36 @@ func (s *Set) Size() int64 { return s.size }
 
 // Granule is the granule in bytes.
 func (s *Set) Granule() int64 { return s.granule }
+
+// granules is how many the volume has.
+func (s *Set) granules() int64 {
+	n := s.size / s.granule
+	if s.size%s.granule != 0 {
+		n++
+	}
+	return n
+}
+
+// page finds the page of granule g, or nil. mu is held.
+func (s *Set) page(g int64) *page {
+	if d := s.dirs[g/dirBits]; d != nil {
+		return d[g%dirBits/pageBits]
+	}
+	return nil
+}
+
+// need is page, making what is missing. mu is held for writing.
+func (s *Set) need(g int64) *page {
+	d := &s.dirs[g/dirBits]
+	if *d == nil {
+		*d = new(dir)
+	}
+	p := &(*d)[g%dirBits/pageBits]
+	if *p == nil {
+		*p = new(page)
+	}
+	return *p
+}
 
 func (s *Set) clip(e Extent) Extent { return e.Intersect(Extent{0, s.size}) }
 
@@ -45,7 +84,7 @@ func (s *Set) Add(e Extent) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.change(e.Off/s.granule, (e.End()+s.granule-1)/s.granule, true)
+	s.change(e.Off/s.granule, (e.End()-1)/s.granule+1, true)
 }
 
 // Remove takes out the granules that lie wholly in e; the volume's last granule counts as whole at the volume's end.
@@ -55,7 +94,7 @@ func (s *Set) Remove(e Extent) {
 	}
 	last := e.End() / s.granule
 	if e.End() == s.size {
-		last = (s.size + s.granule - 1) / s.granule
+		last = s.granules()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,28 +104,26 @@ func (s *Set) Remove(e Extent) {
 // change sets or clears granules [first, last). mu is held.
 func (s *Set) change(first, last int64, set bool) {
 	for g := first; g < last; {
-		no := g / pageBits
-		end := min(last, (no+1)*pageBits)
-		page := s.pages[no]
-		if page == nil {
-			if !set {
-				g = end
-				continue
-			}
-			page = new([pageWords]uint64)
-			s.pages[no] = page
+		end := min(last, (g/pageBits+1)*pageBits)
+		p := s.page(g)
+		if p == nil && set {
+			p = s.need(g)
+		}
+		if p == nil {
+			g = end
+			continue
 		}
 		for g < end {
 			w, b := g%pageBits/64, g%64
 			n := min(64-b, end-g)
 			mask := ^uint64(0) >> (64 - n) << b
-			old := page[w]
+			old := p[w]
 			if set {
-				page[w] |= mask
+				p[w] |= mask
 			} else {
-				page[w] &^= mask
+				p[w] &^= mask
 			}
-			s.count += int64(bits.OnesCount64(page[w]) - bits.OnesCount64(old))
+			s.count += int64(bits.OnesCount64(p[w]) - bits.OnesCount64(old))
 			g += n
 		}
 	}
@@ -94,7 +131,7 @@ func (s *Set) change(first, last int64, set bool) {
 
 // AddWord puts up to 64 granules into the set: bit i stands for granule first+i, first a multiple of 64.
 func (s *Set) AddWord(first int64, word uint64) {
-	if n := (s.size+s.granule-1)/s.granule - first; n < 64 {
+	if n := s.granules() - first; n < 64 {
 		if n <= 0 {
 			return
 		}
@@ -105,42 +142,79 @@ func (s *Set) AddWord(first int64, word uint64) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	page := s.pages[first/pageBits]
-	if page == nil {
-		page = new([pageWords]uint64)
-		s.pages[first/pageBits] = page
-	}
-	w := &page[first%pageBits/64]
+	w := &s.need(first)[first%pageBits/64]
 	s.count += int64(bits.OnesCount64(word &^ *w))
 	*w |= word
 }
 
 // Union adds every extent of o.
 func (s *Set) Union(o *Set) {
-	for e := range o.All() {
-		s.Add(e)
+	if s.size != o.size || s.granule != o.granule {
+		for e := range o.All() {
+			s.Add(e)
+		}
+		return
+	}
+	for g := int64(0); g < o.granules(); g += pageBits {
+		o.mu.RLock()
+		if o.dirs[g/dirBits] == nil {
+			o.mu.RUnlock()
+			g = (g/dirBits+1)*dirBits - pageBits
+			continue
+		}
+		var copied page
+		p := o.page(g)
+		if p != nil {
+			copied = *p
+		}
+		o.mu.RUnlock()
+		if p != nil {
+			s.or(g, &copied)
+		}
+	}
+}
+
+// or adds the granules of a page that begins at granule g.
+func (s *Set) or(g int64, o *page) {
+	if *o == (page{}) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.need(g)
+	for i, w := range o {
+		s.count += int64(bits.OnesCount64(w &^ p[i]))
+		p[i] |= w
 	}
 }
 
 // next finds the first granule at or after g that is (or is not) in the set, or last. mu is held.
 func (s *Set) next(g, last int64, set bool) int64 {
 	for g < last {
-		page := s.pages[g/pageBits]
-		if page == nil {
+		if s.dirs[g/dirBits] == nil {
+			if !set {
+				return g
+			}
+			g = (g/dirBits + 1) * dirBits
+			continue
+		}
+		p := s.page(g)
+		if p == nil {
 			if !set {
 				return g
 			}
 			g = (g/pageBits + 1) * pageBits
 			continue
 		}
-		word := page[g%pageBits/64]
-		if !set {
-			word = ^word
+		for end := min(last, (g/pageBits+1)*pageBits); g < end; g = (g/64 + 1) * 64 {
+			word := p[g%pageBits/64]
+			if !set {
+				word = ^word
+			}
+			if word >>= g % 64; word != 0 {
+				return min(last, g+int64(bits.TrailingZeros64(word)))
+			}
 		}
-		if word >>= g % 64; word != 0 {
-			return min(last, g+int64(bits.TrailingZeros64(word)))
-		}
-		g = (g/64 + 1) * 64
 	}
 	return last
 }
@@ -155,7 +229,7 @@ func (s *Set) Within(e Extent) iter.Seq[Extent] {
 		if e.Empty() {
 			return
 		}
-		g, last := e.Off/s.granule, (e.End()+s.granule-1)/s.granule
+		g, last := e.Off/s.granule, (e.End()-1)/s.granule+1
 		for {
 			s.mu.RLock()
 			from := s.next(g, last, true)
@@ -198,7 +272,7 @@ func (s *Set) Intersects(e Extent) bool {
 	return false
 }
 
-// Contains tells whether every byte of e is in the set.
+// Contains tells whether every byte of e that lies on the volume is in the set, and there is one, unless e is empty.
 func (s *Set) Contains(e Extent) bool {
 	for x := range s.Within(e) {
 		return x == s.clip(e)
@@ -220,7 +294,7 @@ func (s *Set) Empty() bool { return s.Bytes() == 0 }
 func (s *Set) Clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.pages)
+	clear(s.dirs)
 	s.count = 0
 }
 
@@ -229,9 +303,17 @@ func (s *Set) Clone() *Set {
 	c := NewSet(s.size, s.granule)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for no, p := range s.pages {
-		q := *p
-		c.pages[no] = &q
+	for i, d := range s.dirs {
+		if d == nil {
+			continue
+		}
+		c.dirs[i] = new(dir)
+		for j, p := range d {
+			if p != nil {
+				q := *p
+				c.dirs[i][j] = &q
+			}
+		}
 	}
 	c.count = s.count
 	return c
