@@ -71,10 +71,13 @@ func (p *Pool) grow() ([]byte, error) {
 	return b, nil
 }
 
-// Put gives b, as it came from Get or a shorter prefix of it, back to the pool.
+// Put gives b, as it came from Get or a shorter prefix of it, back to the pool. It never blocks.
 func (p *Pool) Put(b []byte) {
-	p.used.Add(-1)
-	p.free <- b[:p.size]
+	b = b[:p.size] // anything but a prefix is too short
+	if p.used.Add(-1) < 0 {
+		panic("buffers: put back twice")
+	}
+	p.free <- b
 }
 
 // Size is the bytes of one buffer.
