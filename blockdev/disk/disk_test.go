@@ -140,7 +140,9 @@ func TestTargetConformance(t *testing.T) {
 			l := looptest.New(t, 512<<20, looptest.Options{DirectIO: true})
 			looptest.Mkfs(t, l.Dev, kind)
 			path := filepath.Join(looptest.Mount(t, l.Dev), "image")
-			open := func(t *testing.T) blockdev.Target { return target(t, path, TargetOptions{Size: files[2], Create: true}) }
+			open := func(t *testing.T) blockdev.Target {
+				return target(t, path, TargetOptions{Size: files[2], Create: true})
+			}
 			devtest.Target(t, files[2], open, open)
 		})
 	}
