@@ -96,13 +96,23 @@ func (c *Catalog) load() error {
 	})
 }
 
+// Who is an identity without the size that ends it ("/BYTES"): a device that was enlarged is still the same one. Sizes are checked
+// apart.
+func Who(identity string) string {
+	i := strings.LastIndexByte(identity, '/')
+	if i <= 0 || i == len(identity)-1 || strings.Trim(identity[i+1:], "0123456789") != "" {
+		return identity
+	}
+	return identity[:i]
+}
+
 // conflict finds another flow with the same claim. mu is held, or nobody else knows c.
 func (c *Catalog) conflict(r Record) error {
 	if r.Target.Identity == "" {
 		return nil
 	}
 	for _, o := range c.flows {
-		if o.Flow != r.Flow && o.Target.Identity == r.Target.Identity {
+		if o.Flow != r.Flow && Who(o.Target.Identity) == Who(r.Target.Identity) {
 			return fmt.Errorf("target %s (%s) is claimed by flow %s at %s; drop that claim first: %w",
 				r.Target.Path, r.Target.Identity, o.Flow, o.Target.Path, sentinel.ErrRefused)
 		}

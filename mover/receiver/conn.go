@@ -171,11 +171,10 @@ func (c *conn) tell(err error) {
 	c.s.log.Warn("connection ended", "flow", c.f.key, "peer", c.wc.RemoteAddr().String(), "error", err)
 	c.f.noteError(err)
 	we := c.f.wireError(err)
+	c.fail(we)
 	if we.Code == wire.CodeCorrupt {
 		c.link.end(we) // C7
-		return
 	}
-	c.fail(we)
 }
 
 // fail sends ERROR and closes; it does not wait.

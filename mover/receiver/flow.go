@@ -125,7 +125,7 @@ func (f *flow) wireError(err error) *wire.Error {
 		return wire.ErrorOf(err)
 	case errors.Is(err, catalog.ErrLogFull) || errors.Is(err, errStateFull):
 		return &wire.Error{Code: wire.CodeBusy, RetryMS: 10_000, Text: err.Error()}
-	case errors.As(err, &op) && !errors.Is(err, sentinel.ErrCorrupt):
+	case errors.As(err, &op) && !errors.Is(err, sentinel.ErrCorrupt) && !errors.Is(err, sentinel.ErrRefused):
 		return &wire.Error{Code: wire.CodeTargetIO, RetryMS: 10_000, Text: err.Error()}
 	case errors.Is(err, context.Canceled) && f.s.ctx.Err() != nil:
 		return &wire.Error{Code: wire.CodeStopping, RetryMS: 2_000, Text: "the gateway is stopping"}
@@ -203,7 +203,7 @@ func (f *flow) openTarget(size int64) error {
 		return f.opError("open", extent.Extent{}, err)
 	}
 	rec := f.record()
-	if id := t.Identity(); id != rec.Target.Identity {
+	if id := t.Identity(); catalog.Who(id) != catalog.Who(rec.Target.Identity) {
 		return errors.Join(fmt.Errorf("target %s of flow %s is not the one that was claimed: it is %s, claimed was %s; attach the right one, or drop the claim and claim anew: %w",
 			f.cfg.Target, f.key, id, rec.Target.Identity, sentinel.ErrRefused), t.Close())
 	}

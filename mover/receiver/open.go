@@ -82,7 +82,7 @@ func checkOpen(m *wire.Open) error {
 func (f *flow) prepare(m *wire.Open) error {
 	r := f.record()
 	size := int64(m.VolumeSize)
-	if r.Volume.Identity != "" && r.Volume.Identity != m.Identity {
+	if r.Volume.Identity != "" && catalog.Who(r.Volume.Identity) != catalog.Who(m.Identity) {
 		return fmt.Errorf("flow %s carries volume %s, the source now has %s: move that one under another flow name, or drop this flow's claim: %w",
 			f.key, r.Volume.Identity, m.Identity, sentinel.ErrRefused)
 	}
@@ -158,7 +158,8 @@ func (f *flow) createTarget(size int64) error {
 	}
 	t, err := f.s.cfg.OpenTarget(f.cfg.Target, size, true)
 	if err != nil {
-		return f.opError("make", extent.Extent{}, err)
+		err = f.opError("make", extent.Extent{}, err)
+		return errors.Join(err, f.update(func(r *catalog.Record) { r.Target = catalog.Target{} }))
 	}
 	err = f.update(func(r *catalog.Record) {
 		r.Target.Identity, r.Target.Size, r.Target.Claimed = t.Identity(), t.Size(), time.Now().UTC()

@@ -203,7 +203,7 @@ func (s *Server) Claim(ctx context.Context, key string, overwrite bool) (string,
 		return "", fmt.Errorf("look at target %s: %w", f.cfg.Target, err)
 	}
 	if r, ok := s.cat.Get(key); ok && r.Target.Identity != "" {
-		if r.Target.Identity != found.Identity || r.Target.Path != f.cfg.Target {
+		if catalog.Who(r.Target.Identity) != catalog.Who(found.Identity) || r.Target.Path != f.cfg.Target {
 			return "", fmt.Errorf("flow %s has claimed %s (%s) already; drop that claim first: %w", key, r.Target.Path, r.Target.Identity, sentinel.ErrRefused)
 		}
 		return fmt.Sprintf("%s is claimed by flow %s already", f.cfg.Target, key), nil
