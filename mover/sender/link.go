@@ -94,7 +94,7 @@ func (l *link) run(ctx context.Context) error {
 func (l *link) slot(ctx context.Context, slot int) error {
 	wait := l.cfg.BackOff
 	for {
-		if err := l.until(ctx, func() bool { return l.fatal == nil && (slot == 0 || len(l.conns) > 0) }); err != nil {
+		if err := l.until(ctx, func() bool { return l.fatal == nil && (slot == 0 || len(l.conns) > 0) || slot == 0 && l.mendable() }); err != nil {
 			return nil
 		}
 		up, err := l.connect(ctx, slot)
@@ -109,9 +109,24 @@ func (l *link) slot(ctx context.Context, slot int) error {
 			d = max(d, e.RetryAfter())
 		}
 		wait = min(2*wait, 64*l.cfg.BackOff)
+		if permanent(err) {
+			d = 64 * l.cfg.BackOff
+		}
 		l.setWhy(err, time.Now().Add(d))
-		sleep(ctx, d)
+		l.rest(ctx, d)
 	}
+}
+
+// mendable tells whether what stopped the link may be mended at the gateway, so that looking now and then is worth it. Who was fenced
+// stays away. mu is held.
+func (l *link) mendable() bool { return l.fatal != nil && !errors.Is(l.fatal, sentinel.ErrFenced) }
+
+// rest waits for d, or until the operator resets the link.
+func (l *link) rest(ctx context.Context, d time.Duration) {
+	id := l.linkID()
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	_ = l.until(ctx, func() bool { return l.id != id })
 }
 
 // connect makes one connection and serves it until it ends. up tells whether it was welcomed.
@@ -136,6 +151,9 @@ func (l *link) connect(ctx context.Context, slot int) (up bool, err error) {
 		return false, errDown // reset meanwhile
 	}
 	l.conns = append(l.conns, c)
+	if l.mendable() {
+		l.fatal = nil
+	}
 	l.why, l.next = "", time.Time{}
 	l.change()
 	l.mu.Unlock()
@@ -311,7 +329,7 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 	return l.judge(err)
 }
 
-// permanent tells whether dialling again is of no use until the operator has done something.
+// permanent tells whether nothing goes on until the operator, here or at the gateway, has done something.
 func permanent(err error) bool {
 	e, ok := errors.AsType[*wire.Error](err)
 	return ok && (e.Code == wire.CodeDenied || e.Code == wire.CodeFenced || e.Code == wire.CodeRefused || e.Code == wire.CodeVersion)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
@@ -264,10 +266,15 @@ func (f *Flow) carry(ctx context.Context, p *pass) error {
 	return f.commit(ctx, p)
 }
 
+// identity is the volume's without its size, which OPEN tells apart: a volume that has grown is still the same one.
+func identity(v blockdev.Volume) string {
+	return strings.TrimSuffix(v.Identity(), fmt.Sprintf("/%d", v.Size()))
+}
+
 func (f *Flow) open(ctx context.Context, p *pass) error {
 	m := &wire.Open{Pass: p.id, Kind: uint8(p.kind), Consistency: uint8(p.consistency), Generation: p.generation, Epoch: p.epoch,
 		VolumeSize: uint64(f.deps.Volume.Size()), BlockSize: uint32(f.deps.Volume.BlockSize()), LeafSize: chunker.LeafSize,
-		Estimate: uint64(p.total), Identity: f.deps.Volume.Identity()}
+		Estimate: uint64(p.total), Identity: identity(f.deps.Volume)}
 	if p.frozen {
 		m.Flags |= wire.FlagFrozen
 	}
@@ -378,7 +385,7 @@ func (f *Flow) prove(ctx context.Context) (bool, error) {
 		f.lostTrack(err)
 		return false, err
 	}
-	return err == nil && proof == 1, nil
+	return err == nil && proof == blockdev.Proven, nil
 }
 
 // proveLimit bounds the wait for a quiet moment. A frozen disk is quiet at once, unless others share it.
