@@ -14,6 +14,7 @@
 package freeze
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,8 @@ type Options struct {
 	Exec   []string     // command of the guardian; default: this program with the argument "guardian"
 	Log    *slog.Logger // default: slog.Default()
 
-	dry bool // tests: do not flush before the freeze
+	dry bool   // tests: do not flush before the freeze
+	how string // tests: other than what fits the filesystem
 }
 
 // Freezer freezes mounted filesystems. Its methods are safe for concurrent use.
@@ -99,6 +101,9 @@ func (f *Freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 	ms, err := openMounts(f.dirs)
 	if err != nil {
 		return err
+	}
+	for i := range ms {
+		ms[i].How = cmp.Or(f.o.how, ms[i].How)
 	}
 	if len(ms) == 0 {
 		f.begin(emptySession())

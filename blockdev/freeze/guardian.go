@@ -3,7 +3,6 @@ package freeze
 import (
 	"encoding/json"
 	"errors"
-	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -51,18 +50,18 @@ func GuardianMain() {
 	buf := make([]byte, 1<<16)
 	n, err := receive(buf)
 	if err != nil || n == 0 {
-		os.Exit(1)
+		unix.Exit(1)
 	}
 	var o order
 	if err := json.Unmarshal(buf[:n], &o); err != nil {
-		os.Exit(1)
+		unix.Exit(1)
 	}
 	g := &guardian{record: o.Record, dry: o.Dry, work: make(chan func()), failed: make(chan unix.Errno, 1)}
 	for i, how := range o.How {
 		unix.CloseOnExec(guardianFirst + i)
 		g.fs = append(g.fs, guarded{fd: guardianFirst + i, how: how})
 	}
-	os.Exit(g.run(harden()))
+	unix.Exit(g.run(harden())) // not os.Exit, whose hooks could keep it
 }
 
 // receive reads one packet from the daemon; 0 bytes: it is gone.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/moverd/mover/internal/sentinel"
 	"golang.org/x/sys/unix"
 )
 
@@ -63,9 +64,14 @@ func retryEINTR(f func() error) error {
 	}
 }
 
+// readOnly tells whether the filesystem of fd is; that only this mount of it is (systemd's ProtectSystem) does not count.
 func readOnly(fd int) (bool, error) {
-	var s unix.Statfs_t
-	err := retryEINTR(func() error { return unix.Fstatfs(fd, &s) })
+	e, err := entryOf(fd)
+	if !errors.Is(err, sentinel.ErrNotFound) {
+		return e.ro, err
+	}
+	var s unix.Statfs_t // unmounted lazily
+	err = retryEINTR(func() error { return unix.Fstatfs(fd, &s) })
 	return s.Flags&unix.ST_RDONLY != 0, err
 }
 

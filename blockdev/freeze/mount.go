@@ -1,7 +1,6 @@
 package freeze
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,7 +40,7 @@ func openMounts(dirs []string) (_ []mount, err error) {
 		ro, err := readOnly(m.fd())
 		if err != nil {
 			m.f.Close()
-			return out, fmt.Errorf("ask %s: %w", dir, err)
+			return out, fmt.Errorf("freeze %s: %w", dir, err)
 		}
 		if seen[m.Dev] || ro && m.How == byRemount {
 			m.f.Close()
@@ -64,7 +63,7 @@ func openMount(dir string) (mount, error) {
 	if err != nil {
 		return mount{}, fmt.Errorf("open a filesystem to be frozen: %w", err)
 	}
-	e, err := entryOf(f)
+	e, err := entryOf(int(f.Fd()))
 	if err == nil && e.dir != e.point {
 		err = fmt.Errorf("freeze %s: nothing is mounted there any more: %w", dir, sentinel.ErrRefused)
 	}
@@ -86,10 +85,11 @@ type entry struct {
 	point string // where it is mounted
 	dir   string // the folder itself
 	kind  string
+	ro    bool // the filesystem itself, not only this mount of it
 }
 
-func entryOf(f *os.File) (entry, error) {
-	fd := strconv.Itoa(int(f.Fd()))
+func entryOf(no int) (entry, error) {
+	fd := strconv.Itoa(no)
 	info, err := os.ReadFile("/proc/self/fdinfo/" + fd)
 	if err != nil {
 		return entry{}, err
@@ -115,7 +115,9 @@ func entryOf(f *os.File) (entry, error) {
 		}
 		e := entry{dev: w[2], point: unescape(w[4]), dir: dir}
 		if _, rest, ok := strings.Cut(line, " - "); ok {
-			e.kind, _, _ = strings.Cut(rest, " ")
+			if sup := strings.Fields(rest); len(sup) > 2 {
+				e.kind, e.ro = sup[0], sup[2] == "ro" || strings.HasPrefix(sup[2], "ro,")
+			}
 		}
 		return e, nil
 	}
@@ -151,9 +153,9 @@ func checkRunDir(dir string, ms []mount) error {
 		return err
 	}
 	defer f.Close()
-	e, err := entryOf(f)
+	e, err := entryOf(int(f.Fd()))
 	if err != nil {
-		return errors.Join(err)
+		return err
 	}
 	for _, m := range ms {
 		if m.Dev == e.dev {

@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,9 +20,10 @@ import (
 )
 
 const (
-	grace    = 300 * time.Millisecond // that a guardian may be late before the daemon kills it and thaws
-	thawWait = 10 * time.Second       // that a guardian may take to thaw; also how long callers wait for the kernel
-	askWait  = 2 * time.Second        // for an answer of the guardian
+	grace     = 300 * time.Millisecond // that a guardian may be late before the daemon kills it and thaws
+	thawWait  = 10 * time.Second       // that a guardian may take to thaw; also how long callers wait for the kernel
+	askWait   = time.Second            // for a step of the guardian
+	lookEvery = 100 * time.Millisecond // whether the guardian lives, while a freeze takes long
 )
 
 // session is one freeze, seen from the daemon.
@@ -271,16 +275,43 @@ func (s *session) freeze(ctx context.Context, limit time.Duration) error {
 	s.backstop = time.AfterFunc(limit+grace, s.overdue)
 	s.tell(message{op: opFreeze, value: s.deadline})
 	s.mu.Unlock()
-	select {
-	case <-s.all:
-		if s.held() {
-			return nil
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-s.all:
+			if s.held() {
+				return nil
+			}
+			return s.giveUp(nil)
+		case <-s.voided:
+			return s.giveUp(nil)
+		case <-ctx.Done():
+			return s.giveUp(fmt.Errorf("freeze: %w", ctx.Err()))
+		case <-look.C:
+			if dying(s.cmd.Process.Pid) {
+				go s.takeOver("its guardian was killed")
+			}
 		}
-	case <-s.voided:
-	case <-ctx.Done():
-		return s.giveUp(fmt.Errorf("freeze: %w", ctx.Err()))
 	}
-	return s.giveUp(nil)
+}
+
+// dying tells whether a process has been killed but cannot end: one of its threads is in the kernel, with a freeze. Until that returns,
+// neither its socket nor its pid tells of the death, and what it had frozen before would stay so.
+func dying(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, path := range threads {
+		b, _ := os.ReadFile(path)
+		for line := range strings.Lines(string(b)) {
+			if pending, ok := strings.CutPrefix(line, "SigPnd:"); ok {
+				set, err := strconv.ParseUint(strings.TrimSpace(pending), 16, 64)
+				if err == nil && set&(1<<(unix.SIGKILL-1)) != 0 {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // giveUp thaws what was frozen so far and tells why.
@@ -289,7 +320,11 @@ func (s *session) giveUp(err error) error {
 	begun := s.deadline != 0
 	s.mu.Unlock()
 	s.ask()
-	if !s.wait(askWait) && begun {
+	limit := grace
+	if begun {
+		limit = askWait
+	}
+	if !s.wait(limit) && begun {
 		err = errors.Join(err, fmt.Errorf("freeze %s: the kernel is still writing back what is dirty; it is thawed as soon as that ends",
 			s.pending()))
 	}
@@ -340,7 +375,7 @@ func (s *session) thaw() error {
 	}
 	s.ask()
 	if !s.expect(s.acting, askWait) || !s.wait(thawWait) {
-		s.takeOver("the guardian did not thaw when told to")
+		go s.takeOver("the guardian did not thaw when told to") // it may wait for the kernel
 		if !s.wait(askWait) {
 			return errors.Join(fmt.Errorf("thaw %s: the kernel does not return; it goes on being tried", s.pending()), s.verdict())
 		}
@@ -438,7 +473,7 @@ func (s *session) verify() bool {
 	case errno := <-s.answers:
 		return errno == 0 && s.held()
 	case <-s.voided:
-	case <-time.After(askWait):
+	case <-time.After(2 * askWait):
 	}
 	return false
 }
