@@ -37,11 +37,22 @@ func OpenTableWith(path string, size int64, cfg TableConfig) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open digest table: %w", err)
 	}
-	t := &Table{layout: newLayout(size), file: f, path: path}
-	if err := t.load(cfg); err != nil {
+	t, err := lockTable(f, path, size, cfg)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("digest table %s: %w", path, err), f.Close())
 	}
 	return t, nil
+}
+
+func lockTable(f *os.File, path string, size int64, cfg TableConfig) (*Table, error) {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("in use by another process: %w", sentinel.ErrRefused)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return loadTable(diskStore{f}, fi.Size(), path, size, cfg)
 }
 
 // createTable makes an empty table that appears under its name only when it is whole.
@@ -77,24 +88,21 @@ func createTable(path string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-func (t *Table) load(cfg TableConfig) error {
-	if err := unix.Flock(int(t.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("in use by another process: %w", sentinel.ErrRefused)
-	}
+// loadTable reads what a table for a volume of size bytes keeps in memory; length is that of the file.
+func loadTable(file store, length int64, path string, size int64, cfg TableConfig) (*Table, error) {
+	t := &Table{layout: newLayout(size), file: file, path: path}
 	b := make([]byte, headerSize)
 	if _, err := t.file.ReadAt(b, 0); errors.Is(err, io.EOF) {
-		return fmt.Errorf("shorter than its header; remove it to start anew: %w", sentinel.ErrCorrupt)
+		return nil, fmt.Errorf("shorter than its header; remove it to start anew: %w", sentinel.ErrCorrupt)
 	} else if err != nil {
-		return err
+		return nil, err
 	}
 	h, err := decodeHeader(b, t.size)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if fi, err := t.file.Stat(); err != nil {
-		return err
-	} else if fi.Size() != t.end {
-		return fmt.Errorf("%d bytes long, should be %d; remove it to start anew: %w", fi.Size(), t.end, sentinel.ErrCorrupt)
+	if length != t.end {
+		return nil, fmt.Errorf("%d bytes long, should be %d; remove it to start anew: %w", length, t.end, sentinel.ErrCorrupt)
 	}
 	t.owner = h.owner
 	t.prepareSums()
@@ -106,12 +114,14 @@ func (t *Table) load(cfg TableConfig) error {
 		t.parts[i].cache = cache{file: t.file, most: int(max(cfg.Cache, leastCache) / shards / pageSize), pages: map[int64]*page{}}
 	}
 	if err := t.loadRows(); err != nil {
-		return err
+		return nil, err
 	}
 	if h.held { // the process ended while changes were only in memory
-		return t.SetOwner([32]byte{})
+		if err := t.SetOwner([32]byte{}); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	return t, nil
 }
 
 func (t *Table) loadRows() error {
@@ -277,7 +287,7 @@ func (t *Table) sync() error {
 }
 
 func (t *Table) datasync() error {
-	if err := unix.Fdatasync(int(t.file.Fd())); err != nil {
+	if err := t.file.datasync(); err != nil {
 		err = fmt.Errorf("sync digest table %s: %w", t.path, err)
 		t.failed.CompareAndSwap(nil, &err)
 		return err

@@ -4,10 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/bits"
-	"os"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -26,7 +23,7 @@ type page struct {
 
 // cache holds pages of one shard. It is guarded by the shard's mu.
 type cache struct {
-	file  *os.File
+	file  store
 	most  int // pages, unless all of them are dirty and may not be written
 	pages map[int64]*page
 	ring  []*page // the same pages, for the clock
@@ -155,7 +152,7 @@ func (c *cache) write() error {
 				break
 			}
 		}
-		if err := writeAll(c.file, iovs, off); err != nil {
+		if err := c.file.writev(iovs, off); err != nil {
 			return fmt.Errorf("%w: %w", errWrite, err)
 		}
 		for ; i < n; i++ {
@@ -165,26 +162,6 @@ func (c *cache) write() error {
 	}
 	for i := len(c.ring) - 1; len(c.ring) > c.most; i-- { // was held
 		c.remove(c.ring[i])
-	}
-	return nil
-}
-
-// writeAll writes iovs one after the other at off.
-func writeAll(f *os.File, iovs [][]byte, off int64) error {
-	if len(iovs) > 1 {
-		total := 0
-		for _, v := range iovs {
-			total += len(v)
-		}
-		if n, err := unix.Pwritev(int(f.Fd()), iovs, off); err == nil && n == total {
-			return nil
-		}
-	}
-	for _, v := range iovs { // short or refused: the plain way gives the error its name
-		if _, err := f.WriteAt(v, off); err != nil {
-			return err
-		}
-		off += int64(len(v))
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package chunker
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -28,7 +27,7 @@ type TableConfig struct {
 // Safe for concurrent use. An error from Set, Fill or Invalidate leaves each group either changed or as it was.
 type Table struct {
 	layout
-	file  *os.File
+	file  store
 	path  string
 	nodes []node // node i is guarded by the mu of shard i % shards
 	parts [shards]shard

@@ -6,8 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/moverd/mover/internal/digest"
 )
 
@@ -134,9 +132,9 @@ func (s *shard) punch(no int64) {
 		}
 	}
 	for _, e := range s.extents(no) {
-		err := unix.Fallocate(int(s.t.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e[0]*pageSize, (e[1]-e[0])*pageSize)
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-			s.t.note(fmt.Errorf("punch digest table: %w", err))
+		if err := s.t.file.punch(e[0]*pageSize, (e[1]-e[0])*pageSize); err != nil {
+			s.t.note(err)
+			return
 		}
 	}
 }
