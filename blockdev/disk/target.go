@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,8 @@ type TargetOptions struct {
 type Target struct {
 	h      *handle
 	cached *os.File // image files: the same file through the page cache, for writes; nil for devices
+
+	unflushed atomic.Int64 // image files: bytes written since write-back was last asked for
 
 	edge sync.Mutex // one read-modify-write of a device block at a time
 
