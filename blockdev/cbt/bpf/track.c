@@ -13,10 +13,8 @@
 
 #ifdef BYTEMAP
 #define PER_WORD 8 // granules in one 64-bit word of `dirty` and of `coarse`
-#define EDGES 14   // single granules at the two ends of a range
 #else
 #define PER_WORD 64
-#define EDGES 0
 #endif
 #define UNIT_WORDS 64                    // words of `dirty` that one granule of `coarse` stands for
 #define UNIT (UNIT_WORDS * PER_WORD)     // granules that one granule of `coarse` stands for
@@ -67,37 +65,69 @@ struct {
 	__type(value, struct control);
 } control SEC(".maps");
 
-// set marks n granules of a word, from granule bit on. A byte map is set one granule or one whole word at a time.
-static __always_inline void set(u64 *word, u32 bit, u32 n)
-{
 #ifdef BYTEMAP
-	if (n == PER_WORD)
-		*(volatile u64 *)word = 0x0101010101010101ULL;
-	else
-		((volatile u8 *)word)[bit & (PER_WORD - 1)] = 1;
-#else
-	u64 mask = (~0ULL >> ((64 - n) & 63)) << (bit & 63);
-	if ((*(volatile u64 *)word & mask) != mask)
-		__sync_fetch_and_or(word, mask);
-#endif
+
+static __always_inline int set_byte(void *map, u64 granule)
+{
+	u32 key = granule / PER_WORD;
+	u64 *word = bpf_map_lookup_elem(map, &key);
+	if (!word)
+		return 1;
+	((volatile u8 *)word)[granule % PER_WORD] = 1;
+	return 0;
+}
+
+// edge marks granules [first, end) up to a word's end.
+static __always_inline u64 edge(void *map, u64 first, u64 end)
+{
+	for (int i = 0; i < PER_WORD - 1; i++) {
+		if (first >= end || !(first % PER_WORD) || set_byte(map, first))
+			break;
+		first++;
+	}
+	return first;
 }
 
 // fill marks granules [first, end) of a map, at most `words` words of it, and returns where it stopped.
 static __always_inline u64 fill(void *map, u64 first, u64 end, u32 words)
 {
-	for (u32 i = 0; i < words + EDGES; i++) {
+	first = edge(map, first, end);
+	for (u32 i = 0; i < words; i++) {
+		if (first + PER_WORD > end)
+			break;
+		u32 key = first / PER_WORD;
+		u64 *word = bpf_map_lookup_elem(map, &key);
+		if (!word)
+			return first;
+		*(volatile u64 *)word = 0x0101010101010101ULL;
+		first += PER_WORD;
+	}
+	if (first < end && !(first % PER_WORD) && !set_byte(map, first))
+		first++;
+	return edge(map, first, end);
+}
+
+#else
+
+// set marks n granules of a word, from granule bit on.
+static __always_inline void set(u64 *word, u32 bit, u32 n)
+{
+	u64 mask = (~0ULL >> ((64 - n) & 63)) << (bit & 63);
+	if ((*(volatile u64 *)word & mask) != mask)
+		__sync_fetch_and_or(word, mask);
+}
+
+// fill marks granules [first, end) of a map, at most `words` words of it, and returns where it stopped.
+static __always_inline u64 fill(void *map, u64 first, u64 end, u32 words)
+{
+	for (u32 i = 0; i < words; i++) {
 		if (first >= end)
 			break;
 		u32 key = first / PER_WORD;
 		u32 bit = first % PER_WORD;
 		u32 n = PER_WORD - bit;
-#ifdef BYTEMAP
-		if (bit || end - first < PER_WORD)
-			n = 1;
-#else
 		if (end - first < n)
 			n = end - first;
-#endif
 		u64 *word = bpf_map_lookup_elem(map, &key);
 		if (!word)
 			break;
@@ -106,6 +136,8 @@ static __always_inline u64 fill(void *map, u64 first, u64 end, u32 words)
 	}
 	return first;
 }
+
+#endif
 
 // mark_many marks granules [first, end) and returns 0 when all of them are. A long range gets its whole units marked in
 // `coarse`, so that a discard of 4 GiB costs a few hundred words. Not static: the verifier then checks it once, by itself.
@@ -135,17 +167,19 @@ static __always_inline int mark(u64 sector, u32 bytes)
 	u64 first = (sector - start) >> shift;
 	u64 last = (end - 1 - start) >> shift;
 #ifdef BYTEMAP
-	if (first != last)
+	if (first == last)
+		return set_byte(&dirty, first);
 #else
-	if (first / PER_WORD != last / PER_WORD)
+	if (first / PER_WORD == last / PER_WORD) {
+		u32 key = first / PER_WORD;
+		u64 *word = bpf_map_lookup_elem(&dirty, &key);
+		if (!word)
+			return 1;
+		set(word, first % PER_WORD, last - first + 1);
+		return 0;
+	}
 #endif
-		return mark_many(first, last + 1);
-	u32 key = first / PER_WORD;
-	u64 *word = bpf_map_lookup_elem(&dirty, &key);
-	if (!word)
-		return 1;
-	set(word, first % PER_WORD, last - first + 1);
-	return 0;
+	return mark_many(first, last + 1);
 }
 
 __attribute__((noinline)) int mark_bio(u64 sector, u32 bytes)
