@@ -82,3 +82,22 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+func peerOf(c *Conn) (Name, error) {
+	s, _ := c.TLS()
+	return PeerName(s)
+}
+
+// tlsPipe is tlsPair without sockets, for fake time: certificates are made in the bubble, where it is the year 2000.
+func tlsPipe(t *testing.T) (source, gateway *Conn) {
+	t.Helper()
+	c := newCerts(t)
+	x, y := net.Pipe()
+	source = NewConn(tls.Client(NewCountConn(x), c.client(t)))
+	gateway = NewConn(tls.Server(NewCountConn(y), c.server(t)))
+	done := make(chan error, 1)
+	go func() { done <- gateway.Handshake(t.Context()) }()
+	must(t, source.Handshake(t.Context()))
+	must(t, <-done)
+	return source, gateway
+}
