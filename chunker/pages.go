@@ -15,10 +15,10 @@ const (
 // page is a cached page of the table file.
 type page struct {
 	no    int64
-	slot  int // in the ring
-	buf   [pageSize]byte
-	dirty uint16 // sectors that the file lacks
-	used  bool   // since the clock's hand passed
+	slot  int             // in the ring
+	buf   *[pageSize]byte // apart, so that a page takes what it holds
+	dirty uint16          // sectors that the file lacks
+	used  bool            // since the clock's hand passed
 }
 
 // cache holds pages of one shard. It is guarded by the shard's mu.
@@ -42,7 +42,7 @@ func (c *cache) get(no int64, load bool) (*page, error) {
 	if n := len(c.spare) - 1; n >= 0 {
 		p, c.spare = c.spare[n], c.spare[:n]
 	} else {
-		p = new(page)
+		p = &page{buf: new([pageSize]byte)}
 	}
 	p.no, p.dirty, p.used = no, 0, true
 	if !load {

@@ -45,7 +45,7 @@ func (s *shard) view(no int64, slot int) (*[pageSize]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &p.buf, nil
+		return p.buf, nil
 	}
 	b := &s.scratch[slot]
 	if _, err := s.t.file.ReadAt(b[:], no*pageSize); err != nil {
@@ -171,7 +171,7 @@ func (s *shard) setAll(g int64, ds []digest.Digest, sum digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	copy(digestsIn(&p.buf)[:], ds)
+	copy(digestsIn(p.buf)[:], ds)
 	s.cache.touch(p, 0, len(ds)*digest.Size)
 	var now record
 	for i := range ds {
@@ -200,7 +200,7 @@ func (s *shard) setSome(g int64, first int, ds []digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	page := digestsIn(&p.buf)
+	page := digestsIn(p.buf)
 	from, to := first, first+len(ds)
 	if !old.mixed() {
 		count := s.t.leavesOf(g)

@@ -61,7 +61,7 @@ func (s *shard) writeSums() error {
 			d := s.sums[list[n]]
 			copy(buf[n*digest.Size:], d[:])
 			if p := s.cache.pages[s.t.digestPage(list[n])]; p != nil {
-				digestsIn(&p.buf)[list[n]%fanOut] = d
+				digestsIn(p.buf)[list[n]%fanOut] = d
 			}
 		}
 		if _, err := s.t.file.WriteAt(buf[:n*digest.Size], s.t.digests+list[0]*digest.Size); err != nil {
