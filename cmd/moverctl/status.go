@@ -200,8 +200,10 @@ type tableLine struct {
 	note  bool
 }
 
-func (t *table) row(cells ...string)    { t.lines = append(t.lines, tableLine{cells: cells}) }
-func (t *table) note(name, text string) { t.lines = append(t.lines, tableLine{[]string{name, text}, true}) }
+func (t *table) row(cells ...string) { t.lines = append(t.lines, tableLine{cells: cells}) }
+func (t *table) note(name, text string) {
+	t.lines = append(t.lines, tableLine{[]string{name, text}, true})
+}
 
 func (t *table) print(w io.Writer) {
 	var widths []int

@@ -67,7 +67,7 @@ func (a *app) rollbackCmd() *cobra.Command {
 }
 
 func (a *app) claimCmd() *cobra.Command {
-	var overwrite, yes bool
+	var overwrite, drop, yes bool
 	c := &cobra.Command{
 		Use:   "claim TENANT/HOST/NAME",
 		Short: "At the gateway: show what is on a target and claim it for its flow",
@@ -78,9 +78,18 @@ func (a *app) claimCmd() *cobra.Command {
 					return err
 				}
 			}
-			return a.plain(c, gatewaySocket, control.Claim, control.Request{Flow: args[0], Overwrite: overwrite})
+			if drop {
+				if overwrite {
+					return usagef("--drop and --overwrite exclude each other")
+				}
+				if err := a.confirm(yes, fmt.Sprintf("Forget the claim of %s with its log and digest table? The target keeps its bytes.", args[0])); err != nil {
+					return err
+				}
+			}
+			return a.plain(c, gatewaySocket, control.Claim, control.Request{Flow: args[0], Overwrite: overwrite, Drop: drop})
 		},
 	}
+	c.Flags().BoolVar(&drop, "drop", false, "forget the claim, so that the target or the flow can be used otherwise")
 	c.Flags().BoolVar(&overwrite, "overwrite", false, "claim a target that is not blank")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c

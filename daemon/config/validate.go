@@ -139,9 +139,9 @@ func (v *validator) cutover(key string, c Cutover) {
 func (v *validator) gateway(g *Gateway) {
 	v.address("gateway.listen", g.Listen, ":9465")
 	v.metrics("gateway.metrics", g.Metrics)
-	v.atLeast("gateway.memory", g.Memory, 128<<20)
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
+	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+112<<20) // half of what dedup leaves is for buffers
 	v.certs("gateway.tls", g.TLS.CA, g.TLS.Cert, g.TLS.Key, func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })
 	if len(g.Flows) == 0 {
 		v.bad("gateway.flows", "needs at least one flow")

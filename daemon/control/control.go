@@ -46,7 +46,8 @@ type Request struct {
 	Deadline  float64 `json:"deadline_seconds,omitempty"` // cutover
 	Leave     string  `json:"leave,omitempty"`            // cutover
 	All       bool    `json:"all,omitempty"`              // verify: read every leaf again
-	Overwrite bool    `json:"overwrite,omitempty"`        // claim
+	Overwrite bool    `json:"overwrite,omitempty"`        // claim a target that is not blank
+	Drop      bool    `json:"drop,omitempty"`             // claim: forget it
 }
 
 // Line is one line of an answer. Exactly one field is set.

@@ -1,0 +1,81 @@
+# Targets for people: build, test, demo, install. The others are for those who work on Mover; .ci/run runs what must pass.
+SHELL := /bin/bash
+GO ?= go
+PREFIX ?= /usr/local
+RUNS ?= 200
+SEED ?= 1
+FUZZTIME ?= 5s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+go_build := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X github.com/moverd/mover/internal/version.value=$(version)"
+
+# What tests and the demo run besides Go: mkfs and fsck of each filesystem, mount, partitions, cmp. The race detector needs gcc.
+test_packages := e2fsprogs xfsprogs btrfs-progs dosfstools fdisk util-linux diffutils gcc libc6-dev
+generate_packages := clang-14 llvm-14 libbpf-dev
+
+.DEFAULT_GOAL := build
+.PHONY: build test demo lint generate soak bench e2e install clean deps deps-generate fuzz
+
+build:
+	$(go_build) -o bin/ ./cmd/...
+
+# deps installs missing Debian packages. With nothing missing it only looks.
+deps:
+	@.ci/deps $(test_packages)
+
+deps-generate:
+	@.ci/deps $(generate_packages)
+
+# Root is needed: the tests make loop devices, mount, freeze and load eBPF. Folders that are already mounted are left alone.
+test: deps
+	@if [ "$$(id -u)" != 0 ]; then echo "make test: needs root: it makes loop devices, mounts, freezes filesystems and loads eBPF programs" >&2; exit 1; fi
+	.ci/mounts
+	$(GO) vet ./...
+	$(GO) test -race -timeout 10m -p 2 ./...
+	$(MAKE) fuzz
+
+# Each fuzz target of the tree for a few seconds; the corpus under testdata runs in every test.
+fuzz:
+	@set -e; for dir in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
+	  for name in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go | cut -c6-); do \
+	    echo "fuzz $$dir $$name $(FUZZTIME)"; $(GO) test $$dir -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -parallel 2 >/tmp/mover-fuzz.$$$$ 2>&1 || { cat /tmp/mover-fuzz.$$$$; rm -f /tmp/mover-fuzz.$$$$; exit 1; }; rm -f /tmp/mover-fuzz.$$$$; \
+	  done; done
+
+demo: deps build
+	@if [ "$$(id -u)" != 0 ]; then echo "make demo: needs root: it makes a loop disk, mounts it and loads eBPF programs" >&2; exit 1; fi
+	@.ci/mounts
+	bin/moverbench demo
+
+lint:
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt: $$out" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test ./internal/lint
+
+# The compiled eBPF objects are committed; this makes them again, byte for byte with the same clang.
+generate: deps-generate
+	$(GO) generate ./...
+
+soak: deps build
+	bin/moverbench soak --runs $(RUNS) --seed $(SEED)
+
+bench: build
+	bin/moverbench perf
+
+e2e: build
+	e2e/run
+
+install: build
+	install -Dm755 -t $(DESTDIR)$(PREFIX)/sbin bin/moverd
+	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin bin/moverctl
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/moverd.8
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man1 man/moverctl.1
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man5 man/moverd.yaml.5
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in moverd-source moverd-gateway; do \
+	  sed 's|/usr/local/|$(PREFIX)/|g' systemd/$$unit.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; done
+
+clean:
+	rm -rf bin
+	$(GO) clean -testcache

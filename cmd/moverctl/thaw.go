@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/moverd/mover/blockdev/freeze"
+	"github.com/moverd/mover/daemon/control"
+)
+
+func (a *app) thawCmd() *cobra.Command {
+	var stale, all, yes bool
+	var run string
+	c := &cobra.Command{
+		Use:   "thaw FLOW | --stale | --all",
+		Short: "Let writers go on: of a flow, or by the records in /run/mover when no daemon runs",
+		Long: `thaw FLOW asks the daemon. A cutover that has ended keeps its target, but writes at the source are not on it from then on.
+--stale and --all need no daemon: they thaw what the records in the run folder tell. --stale leaves alone what a cutover left frozen on
+purpose; the systemd unit runs it after each stop.`,
+		Args: atMost("FLOW"),
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case stale && all, len(args) == 1 && (stale || all):
+				return usagef("thaw: FLOW, --stale and --all exclude each other")
+			case len(args) == 1:
+				if err := a.confirm(yes, fmt.Sprintf("Let the writers of %s go on? What they write is not on the target of a cutover.", args[0])); err != nil {
+					return err
+				}
+				return a.plain(c, sourceSocket, control.Thaw, control.Request{Flow: args[0]})
+			case stale:
+				return a.thawed(freeze.ThawStale(run))
+			case all:
+				if err := a.confirm(yes, "Thaw everything that Mover has frozen here, also what a cutover left frozen on purpose?"); err != nil {
+					return err
+				}
+				return a.thawed(freeze.ThawRecorded(run))
+			}
+			return usagef("thaw: FLOW is missing (or --stale, or --all)")
+		},
+	}
+	c.Flags().BoolVar(&stale, "stale", false, "thaw what a daemon that was killed left frozen")
+	c.Flags().BoolVar(&all, "all", false, "thaw everything that is recorded")
+	c.Flags().StringVar(&run, "run", "/run/mover", "run folder, for --stale and --all")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return c
+}
+
+func (a *app) thawed(what []string, err error) error {
+	for _, w := range what {
+		if _, perr := fmt.Fprintln(a.out, "thawed", w); perr != nil {
+			err = errors.Join(err, perr)
+		}
+	}
+	return err
+}

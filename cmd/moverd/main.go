@@ -1,0 +1,133 @@
+// Moverd is the daemon of both ends (moverd(8)).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/moverd/mover/blockdev/freeze"
+	"github.com/moverd/mover/cmd/internal/exit"
+	"github.com/moverd/mover/daemon"
+	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/version"
+)
+
+func main() {
+	// The guardian comes before all else: it must need nothing that may be frozen.
+	if len(os.Args) > 1 && os.Args[1] == "guardian" {
+		freeze.GuardianMain()
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole command; it returns the exit code.
+func run(ctx context.Context, args []string, out, log io.Writer) int {
+	root := &cobra.Command{
+		Use: "moverd", Short: "Move disks that are in use", SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage(fmt.Errorf("unknown command %q; see moverd --help", args[0]))
+			}
+			return c.Help()
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage(fmt.Errorf("%w; see %s --help", err, c.CommandPath()))
+	})
+	root.AddCommand(
+		roleCmd(daemon.Source, "Replicate the volumes of this host", log),
+		roleCmd(daemon.Gateway, "Receive volumes and write targets", log),
+		checkCmd(),
+		&cobra.Command{Use: "version", Short: "Print the version", Args: none, Run: func(c *cobra.Command, _ []string) {
+			fmt.Fprintf(c.OutOrStdout(), "moverd %s %s\n", version.String(), runtime.Version())
+		}},
+	)
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(log)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintln(log, "moverd:", err)
+	}
+	return exit.Code(err)
+}
+
+func usage(err error) error { return fmt.Errorf("%w (%w)", err, sentinel.ErrUsage) }
+
+func none(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage(fmt.Errorf("%s: %q is one argument too many", c.CommandPath(), args[0]))
+	}
+	return nil
+}
+
+func roleCmd(role, short string, out io.Writer) *cobra.Command {
+	var file, level string
+	c := &cobra.Command{
+		Use: role, Short: short, Args: none,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			var lv slog.LevelVar
+			if lerr := lv.UnmarshalText([]byte(level)); lerr != nil {
+				return usage(fmt.Errorf("--log-level %s: is none of debug, info, warn, error", level))
+			}
+			conf, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, unix.SIGHUP)
+			defer signal.Stop(hup)
+			log := daemon.NewLog(out, &lv)
+			defer func() { err = errors.Join(err, log.Close()) }()
+			slog.SetDefault(log.Logger)
+			return daemon.Run(c.Context(), daemon.Options{Role: role, File: file, Config: conf, Log: log, Reload: hup, Level: &lv})
+		},
+	}
+	c.Flags().StringVarP(&file, "config", "c", config.Default, "config file")
+	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+func checkCmd() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use: "check [source|gateway]", Short: "Read a config and look at what it names, without changing anything",
+		Args: cobra.MaximumNArgs(1), ValidArgs: []string{daemon.Source, daemon.Gateway},
+		RunE: func(c *cobra.Command, args []string) error {
+			conf, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				switch args[0] {
+				case daemon.Source:
+					conf.Gateway = nil
+				case daemon.Gateway:
+					conf.Source = nil
+				default:
+					return usage(fmt.Errorf("%q is neither source nor gateway", args[0]))
+				}
+				if conf.Source == nil && conf.Gateway == nil {
+					return usage(fmt.Errorf("%s has no section %s", file, args[0]))
+				}
+			}
+			return daemon.Check(c.Context(), conf, c.OutOrStdout())
+		},
+	}
+	c.Flags().StringVarP(&file, "config", "c", config.Default, "config file")
+	return c
+}

@@ -1,0 +1,159 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/moverd/mover/blockdev/cbt"
+	"github.com/moverd/mover/blockdev/disk"
+	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/units"
+	"github.com/moverd/mover/wire"
+)
+
+// checks prints one line for each thing looked at and remembers what is wrong.
+type checks struct {
+	w    io.Writer
+	errs []error
+}
+
+func (c *checks) ok(what, format string, a ...any) {
+	fmt.Fprintf(c.w, "ok    %-24s %s\n", what, fmt.Sprintf(format, a...))
+}
+
+func (c *checks) note(what, format string, a ...any) {
+	fmt.Fprintf(c.w, "note  %-24s %s\n", what, fmt.Sprintf(format, a...))
+}
+
+func (c *checks) bad(what string, err error) {
+	fmt.Fprintf(c.w, "BAD   %-24s %v\n", what, err)
+	c.errs = append(c.errs, err)
+}
+
+// Check looks at everything that a config names, without changing, claiming or freezing anything, and prints the config in effect.
+func Check(ctx context.Context, conf *config.Config, w io.Writer) error {
+	text, err := conf.YAML()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "# in effect\n%s\n", text)
+	c := &checks{w: w}
+	if os.Geteuid() != 0 {
+		c.note("user", "not root: devices, mounts and eBPF cannot be looked at fully")
+	}
+	if s := conf.Source; s != nil {
+		c.source(ctx, s)
+	}
+	if g := conf.Gateway; g != nil {
+		c.gateway(g)
+	}
+	if len(c.errs) > 0 {
+		return fmt.Errorf("%d of what was looked at is not fit for use, see above", len(c.errs))
+	}
+	return nil
+}
+
+func (c *checks) source(ctx context.Context, s *config.Source) {
+	files := wire.Files{CA: string(s.Gateway.CA), Cert: string(s.Gateway.Cert), Key: string(s.Gateway.Key)}
+	c.certificate("source certificate", files)
+	support := cbt.Probe()
+	switch {
+	case s.Tracking.Method == "scan":
+		c.note("tracking", "scan, as configured: every pass reads the whole volume")
+	case support.Method == cbt.MethodEBPF:
+		c.ok("tracking", "ebpf, %s", support.Variant)
+	case s.Tracking.Method == "ebpf":
+		c.bad("tracking", fmt.Errorf("ebpf is configured and does not run here: %s", support.Reason))
+	default:
+		c.note("tracking", "scan, every pass reads the whole volume: %s", support.Reason)
+	}
+	c.reach(ctx, s, files)
+	for _, f := range s.Flows {
+		c.volume("flow "+f.Name, f)
+	}
+}
+
+func (c *checks) certificate(what string, f wire.Files) {
+	until, err := f.NotAfter()
+	if err != nil {
+		c.bad(what, err)
+		return
+	}
+	if left := time.Until(until); left < 14*24*time.Hour {
+		c.note(what, "ends in %s; moverctl pki makes another, which is taken over without a restart", units.Duration(left))
+		return
+	}
+	c.ok(what, "good until %s", until.Format(time.DateOnly))
+}
+
+// reach dials the gateway. That it does not answer now is no fault of the config.
+func (c *checks) reach(ctx context.Context, s *config.Source, files wire.Files) {
+	conf, err := wire.ClientTLS(files, s.Gateway.Name)
+	if err != nil {
+		c.bad("gateway "+s.Gateway.Address, err)
+		return
+	}
+	nc, err := wire.Dial(ctx, s.Gateway.Address, conf)
+	if err != nil {
+		c.note("gateway "+s.Gateway.Address, "%v", err)
+		return
+	}
+	c.ok("gateway "+s.Gateway.Address, "answers with a certificate of the CA")
+	nc.Close()
+}
+
+func (c *checks) volume(what string, f config.SourceFlow) {
+	v, err := disk.OpenVolume(string(f.Volume))
+	if err != nil {
+		c.bad(what, err)
+		return
+	}
+	defer v.Close()
+	c.ok(what, "%s, %s of %s, %s", f.Volume, v.Kind(), units.Size(v.Size()), v.Identity())
+	if err := v.Unmapped(); err != nil {
+		c.note(what, "is moved in scan mode: %v", err)
+	}
+	mounts, err := mountsOf(v)
+	if err != nil {
+		c.bad(what, err)
+		return
+	}
+	for _, m := range mounts {
+		if m.Dir == "" && !m.ReadOnly {
+			c.bad(what, fmt.Errorf("%s (%s) is mounted on it where nobody can reach it; it could not be frozen: %w", m.Source, m.Type, sentinel.ErrRefused))
+			continue
+		}
+		c.ok(what, "a cutover freezes %s (%s)", m.Dir, m.Type)
+	}
+	if len(mounts) == 0 && len(f.Cutover.StopHook) == 0 {
+		c.note(what, "nothing is mounted on it and there is no stop-hook: at a cutover nobody else may write to it")
+	}
+}
+
+func (c *checks) gateway(g *config.Gateway) {
+	c.certificate("gateway certificate", wire.Files{CA: string(g.TLS.CA), Cert: string(g.TLS.Cert), Key: string(g.TLS.Key)})
+	for _, f := range g.Flows {
+		what := "flow " + f.Tenant + "/" + f.Host + "/" + f.Name
+		found, err := disk.Inspect(string(f.Target))
+		switch {
+		case errors.Is(err, sentinel.ErrNotFound) || errors.Is(err, os.ErrNotExist):
+			if f.Create {
+				c.ok(what, "%s will be made when the source connects", f.Target)
+			} else {
+				c.bad(what, fmt.Errorf("%s does not exist; attach the device, or say create: true for an image file", f.Target))
+			}
+		case err != nil:
+			c.bad(what, err)
+		case len(found.Users) > 0:
+			c.note(what, "%s is in use by %s; that must be the running gateway", f.Target, strings.Join(found.Users, "; "))
+		default:
+			c.ok(what, "%s", found)
+		}
+	}
+}

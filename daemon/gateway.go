@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/blockdev/disk"
+	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/version"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/receiver"
+	"github.com/moverd/mover/wire"
+)
+
+// gateway is the role that writes targets.
+type gateway struct {
+	o      Options
+	ln     net.Listener
+	server *receiver.Server
+}
+
+// gatewayBuffers is what lies outside of Go's heap, where the dedup index lives.
+func gatewayBuffers(g *config.Gateway) int64 { return (int64(g.Memory) - int64(g.Dedup.Memory)) / 2 }
+
+// openGateway listens before it opens targets: an address that is taken is told before anything is held.
+func openGateway(ctx context.Context, o Options) (role, error) {
+	c := o.Config.Gateway
+	tls, err := wire.ServerTLS(wire.Files{CA: string(c.TLS.CA), Cert: string(c.TLS.Cert), Key: string(c.TLS.Key)})
+	if err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("gateway.listen: %w", err)
+	}
+	rc := receiver.Config{
+		StateDir: string(c.State), TLS: tls, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory),
+		Agent: "moverd/" + version.String(), OpenTarget: openTarget(c.Flows), Inspect: inspect, Log: o.Log.Logger,
+	}
+	for _, f := range c.Flows {
+		rc.Flows = append(rc.Flows, receiver.FlowConfig{Tenant: f.Tenant, Host: f.Host, Name: f.Name, Target: string(f.Target)})
+	}
+	s, err := receiver.New(rc)
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return &gateway{o: o, ln: ln, server: s}, nil
+}
+
+// openTarget makes image files only where the config says so, of the size that it says.
+func openTarget(flows []config.GatewayFlow) func(string, int64, bool) (blockdev.Target, error) {
+	byPath := map[string]config.GatewayFlow{}
+	for _, f := range flows {
+		byPath[string(f.Target)] = f
+	}
+	return func(path string, size int64, create bool) (blockdev.Target, error) {
+		f := byPath[path]
+		o := disk.TargetOptions{Size: size, Create: create && f.Create}
+		if o.Create && f.Size > 0 {
+			if int64(f.Size) < size {
+				return nil, fmt.Errorf("target %s is to be made with %v, the volume has %d bytes; give a larger size: %w", path, f.Size, size, sentinel.ErrRefused)
+			}
+			o.Size = int64(f.Size)
+		}
+		t, err := disk.OpenTarget(path, o)
+		if err != nil {
+			return nil, err // no typed nil
+		}
+		return t, nil
+	}
+}
+
+func inspect(path string) (receiver.Found, error) {
+	d, err := disk.Inspect(path)
+	if err != nil {
+		return receiver.Found{}, err
+	}
+	f := receiver.Found{Size: d.Size, Identity: d.Identity, Blank: d.Blank}
+	for _, s := range d.Signatures {
+		f.Signatures = append(f.Signatures, s.String())
+	}
+	return f, nil
+}
+
+func (g *gateway) run(ctx context.Context) error { return g.server.Serve(ctx, g.ln) }
+
+func (g *gateway) beat() { g.server.Status() }
+
+// close waits for writes that are under way; what is not applied then is replayed at the next start.
+func (g *gateway) close() error { return errors.Join(g.server.Close()) }
+
+// reload has nothing to take over: certificates are read again by themselves, targets and memory need a restart, which loses nothing.
+func (g *gateway) reload(*config.Config) error { return nil }
+
+func (g *gateway) Daemon() control.Daemon { return daemonOf(g.o) }
+
+func (g *gateway) Status() []mover.Status { return g.server.Status() }
+
+func (g *gateway) Do(ctx context.Context, verb string, r control.Request, _ func(mover.Progress)) (control.Result, error) {
+	if verb != control.Claim {
+		return control.Result{}, fmt.Errorf("%s is for a source; this is a gateway: %w", verb, sentinel.ErrUsage)
+	}
+	known := false
+	for _, f := range g.o.Config.Gateway.Flows {
+		known = known || r.Flow == f.Tenant+"/"+f.Host+"/"+f.Name
+	}
+	if !known {
+		return control.Result{}, unknownFlow(r.Flow, g.Status())
+	}
+	if r.Drop {
+		if err := g.server.Drop(ctx, r.Flow); err != nil {
+			return control.Result{}, err
+		}
+		return control.Result{Text: "the claim of " + r.Flow + " is dropped; the target keeps its bytes"}, nil
+	}
+	text, err := g.server.Claim(ctx, r.Flow, r.Overwrite)
+	return control.Result{Text: text}, err
+}

@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/moverd/mover/blockdev/freeze"
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/internal/buffers"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/sender"
+	"github.com/moverd/mover/wire"
+)
+
+// source is the role that reads volumes.
+type source struct {
+	o       Options
+	buffers *buffers.Pool
+	slots   []*slot
+}
+
+// sourceBuffers and heap share the memory limit: buffers lie outside of Go's heap, and an eighth is left for what neither counts.
+func sourceBuffers(s *config.Source) int64 { return int64(s.Limits.Memory) * 3 / 8 }
+func heap(s *config.Source) int64          { return int64(s.Limits.Memory) / 2 }
+
+func openSource(ctx context.Context, o Options) (_ role, err error) {
+	c := o.Config.Source
+	// What a daemon and a guardian that were killed together left frozen has to be thawed before anything else: nobody else will.
+	thawed, err := freeze.ThawStale(string(c.Run))
+	if len(thawed) > 0 {
+		o.Log.Warn("thawed what an earlier daemon had left frozen", "what", thawed)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("thaw what an earlier daemon left frozen: %w", err)
+	}
+	tls, err := wire.ClientTLS(wire.Files{CA: string(c.Gateway.CA), Cert: string(c.Gateway.Cert), Key: string(c.Gateway.Key)}, c.Gateway.Name)
+	if err != nil {
+		return nil, err
+	}
+	priority, err := sender.NewPriority(c.Limits.IOPriority)
+	if err != nil {
+		o.Log.Warn("the I/O priority stays as it is", "error", err)
+	}
+	s := &source{o: o, buffers: buffers.New(chunker.GroupSize, sourceBuffers(c))}
+	var errs []error
+	for _, f := range c.Flows {
+		p := &slot{o: o, c: c, f: f, tls: tls, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1),
+			log: o.Log.With("flow", f.Name)}
+		if err := p.open(ctx); err != nil {
+			errs = append(errs, err)
+		}
+		s.slots = append(s.slots, p)
+	}
+	// One volume that is away must not keep the others from being moved; if none is there, the config is of another machine.
+	if len(errs) == len(s.slots) {
+		return nil, errors.Join(errors.Join(errs...), s.close())
+	}
+	return s, nil
+}
+
+func (s *source) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, p := range s.slots {
+		g.Go(func() error { return p.run(ctx) })
+	}
+	return g.Wait()
+}
+
+func (s *source) beat() { s.Status() }
+
+func (s *source) close() error {
+	var errs []error
+	for _, p := range s.slots {
+		errs = append(errs, p.close())
+	}
+	return errors.Join(append(errs, s.buffers.Close())...)
+}
+
+// reload takes over limits. Flows, volumes and the gateway need a restart, which costs nothing: the kernel goes on tracking.
+func (s *source) reload(c *config.Config) error {
+	for _, p := range s.slots {
+		p.limit(c.Source.Limits)
+	}
+	return nil
+}
+
+func (s *source) Daemon() control.Daemon { return daemonOf(s.o) }
+
+func (s *source) Status() []mover.Status {
+	var all []mover.Status
+	for _, p := range s.slots {
+		all = append(all, p.status())
+	}
+	return all
+}
+
+func (s *source) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
+	if verb == control.Claim {
+		return control.Result{}, fmt.Errorf("claim is for a gateway; this is a source: %w", sentinel.ErrUsage)
+	}
+	for _, p := range s.slots {
+		if p.f.Name == r.Flow {
+			return p.do(ctx, verb, r, progress)
+		}
+	}
+	return control.Result{}, unknownFlow(r.Flow, s.Status())
+}
+
+// cutover merges the request with the config.
+func (p *slot) cutover(r control.Request) (sender.CutoverOptions, error) {
+	c := p.f.Cutover
+	o := sender.CutoverOptions{Limit: time.Duration(c.Limit), Deadline: time.Duration(c.FreezeDeadline), Leave: c.Leave, Rehearse: r.Rehearse}
+	if r.Limit > 0 {
+		o.Limit = time.Duration(r.Limit * float64(time.Second))
+	}
+	if r.Deadline > 0 {
+		o.Deadline = time.Duration(r.Deadline * float64(time.Second))
+	}
+	if r.Leave != "" {
+		o.Leave = r.Leave
+	}
+	switch {
+	case o.Deadline > 10*time.Minute:
+		return o, fmt.Errorf("--deadline %v is longer than 10m; a server whose writers stand still that long is down: %w", o.Deadline, sentinel.ErrUsage)
+	case o.Limit > o.Deadline:
+		return o, fmt.Errorf("--limit %v is longer than the freeze deadline %v; give a longer --deadline: %w", o.Limit, o.Deadline, sentinel.ErrUsage)
+	case o.Leave == "stopped" && len(c.StopHook) == 0:
+		return o, fmt.Errorf("--leave stopped needs a stop-hook in the flow's config: %w", sentinel.ErrUsage)
+	}
+	return o, nil
+}
