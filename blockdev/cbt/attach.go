@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,24 @@ type cell struct {
 	_                                    [4]uint64
 }
 
+// note is struct note of bpf/track.c.
+type note struct {
+	issued, sector uint64
+	bytes, kind    uint32
+}
+
+const kindWritten, kindDiscarded = 0, 1 // others do not tell their ranges
+
+// control is struct control of bpf/track.c.
+type control struct{ miss, skip uint64 }
+
 // attach replaces whatever is pinned by new maps and programs, and begins a generation.
-func (t *Tracker) attach() error {
+func (t *Tracker) attach() (err error) {
+	defer func() {
+		if err != nil {
+			removePins(t.dir) // no half of it stays in the kernel
+		}
+	}()
 	if err := removePins(t.dir); err != nil {
 		return fmt.Errorf("clear %s: %w", t.dir, err)
 	}
@@ -117,6 +134,7 @@ func loadSpec(p *plan, lp *leafPlan) (*ebpf.CollectionSpec, error) {
 	for name, v := range map[string]any{
 		"major": int32(unix.Major(lp.disk.dev)), "first_minor": int32(unix.Minor(lp.disk.dev)),
 		"start": uint64(lp.start / 512), "length": uint64((lp.length + 511) / 512), "shift": p.shift(),
+		"depth": uint32(lp.depth), "queues": uint32(lp.queues),
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, fmt.Errorf("set %s: %w", name, err)
@@ -126,8 +144,34 @@ func loadSpec(p *plan, lp *leafPlan) (*ebpf.CollectionSpec, error) {
 	dirty := words(lp.granules, per)
 	spec.Maps["dirty"].MaxEntries = uint32(dirty)
 	spec.Maps["coarse"].MaxEntries = uint32(words(words(dirty, coarseWords), per))
+	spec.Maps["flight"].MaxEntries = uint32(max(1, lp.depth*lp.queues))
 	spec.Maps["cells"].MaxEntries = uint32(ebpf.MustPossibleCPU())
-	return spec, nil
+	return spec, pickIssue(spec)
+}
+
+// pickIssue keeps the one of the two issue programs whose arguments are those of this kernel's tracepoint.
+func pickIssue(spec *ebpf.CollectionSpec) error {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return err
+	}
+	var def *btf.Typedef
+	if err := kernel.TypeByName("btf_trace_block_rq_issue", &def); err != nil {
+		return err
+	}
+	ptr, _ := def.Type.(*btf.Pointer)
+	if ptr == nil {
+		return errors.New("the kernel's block_rq_issue is not a function")
+	}
+	proto, _ := ptr.Target.(*btf.FuncProto)
+	if proto == nil || len(proto.Params) < 2 || len(proto.Params) > 3 {
+		return errors.New("the kernel's block_rq_issue has unknown arguments")
+	}
+	name := fmt.Sprintf("issue%d", len(proto.Params)-1) // the first is the tracepoint's own
+	spec.Programs["issue"] = spec.Programs[name]
+	delete(spec.Programs, "issue1")
+	delete(spec.Programs, "issue2")
+	return nil
 }
 
 // attachLeaf loads, attaches and pins the copies for one leaf disk.
@@ -149,20 +193,20 @@ func attachLeaf(dir string, p *plan, no int) (*leaf, error) {
 	}
 	c.Maps["taken"] = taken // closed with the collection
 	for _, name := range leafMaps {
-		if err := c.Maps[name].Pin(filepath.Join(dir, mapPin(no, name))); err != nil {
+		if err := c.Maps[name].Pin(filepath.Join(dir, pinOf(no, name))); err != nil {
 			return nil, fmt.Errorf("pin: %w", err)
 		}
 	}
-	for i := range copies {
-		if err := attachCopy(c.Programs[fmt.Sprintf("copy%d", i)], filepath.Join(dir, linkPin(no, i))); err != nil {
+	for _, name := range leafLinks {
+		if err := attachProgram(c.Programs[name], filepath.Join(dir, pinOf(no, name))); err != nil {
 			return nil, err
 		}
 	}
 	return openLeaf(p, lp, c.Maps)
 }
 
-// attachCopy attaches a program and leaves the link to its pin: without the pin the kernel detaches.
-func attachCopy(prog *ebpf.Program, pin string) error {
+// attachProgram attaches a program and leaves the link to its pin: without the pin the kernel detaches.
+func attachProgram(prog *ebpf.Program, pin string) error {
 	l, err := link.AttachTracing(link.TracingOptions{Program: prog})
 	if err != nil {
 		return err
@@ -183,15 +227,15 @@ func adoptLeaf(dir string, p *plan, no int) (*leaf, error) {
 		}
 	}()
 	for _, name := range leafMaps {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, mapPin(no, name)), nil)
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, pinOf(no, name)), nil)
 		if err != nil {
 			return nil, fmt.Errorf("pinned map %s of %s is gone: %w", name, lp.disk, err)
 		}
 		maps[name] = m
 	}
-	for i := range copies {
-		if err := checkLink(filepath.Join(dir, linkPin(no, i)), maps); err != nil {
-			return nil, fmt.Errorf("pinned link %d of %s: %w", i, lp.disk, err)
+	for _, name := range leafLinks {
+		if err := checkLink(filepath.Join(dir, pinOf(no, name)), maps); err != nil {
+			return nil, fmt.Errorf("pinned link %s of %s: %w", name, lp.disk, err)
 		}
 	}
 	return openLeaf(p, lp, maps)
@@ -221,7 +265,7 @@ func checkLink(pin string, maps map[string]*ebpf.Map) error {
 	if !ok {
 		return errors.New("the kernel does not tell its maps")
 	}
-	for _, name := range []string{"dirty", "coarse", "cells"} {
+	for _, name := range []string{"dirty", "cells", "flight"} {
 		mi, err := maps[name].Info()
 		if err != nil {
 			return err

@@ -20,12 +20,17 @@ const (
 	bitmapMapCoarse     = "coarse"
 	bitmapMapControl    = "control"
 	bitmapMapDirty      = "dirty"
+	bitmapMapFlight     = "flight"
 	bitmapProgCopy0     = "copy0"
 	bitmapProgCopy1     = "copy1"
 	bitmapProgCopy2     = "copy2"
+	bitmapProgIssue1    = "issue1"
+	bitmapProgIssue2    = "issue2"
+	bitmapVarDepth      = "depth"
 	bitmapVarFirstMinor = "first_minor"
 	bitmapVarLength     = "length"
 	bitmapVarMajor      = "major"
+	bitmapVarQueues     = "queues"
 	bitmapVarShift      = "shift"
 	bitmapVarStart      = "start"
 )
@@ -72,9 +77,11 @@ type bitmapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bitmapProgramSpecs struct {
-	Copy0 *ebpf.ProgramSpec `ebpf:"copy0"`
-	Copy1 *ebpf.ProgramSpec `ebpf:"copy1"`
-	Copy2 *ebpf.ProgramSpec `ebpf:"copy2"`
+	Copy0  *ebpf.ProgramSpec `ebpf:"copy0"`
+	Copy1  *ebpf.ProgramSpec `ebpf:"copy1"`
+	Copy2  *ebpf.ProgramSpec `ebpf:"copy2"`
+	Issue1 *ebpf.ProgramSpec `ebpf:"issue1"`
+	Issue2 *ebpf.ProgramSpec `ebpf:"issue2"`
 }
 
 // bitmapMapSpecs contains maps before they are loaded into the kernel.
@@ -85,15 +92,18 @@ type bitmapMapSpecs struct {
 	Coarse  *ebpf.MapSpec `ebpf:"coarse"`
 	Control *ebpf.MapSpec `ebpf:"control"`
 	Dirty   *ebpf.MapSpec `ebpf:"dirty"`
+	Flight  *ebpf.MapSpec `ebpf:"flight"`
 }
 
 // bitmapVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bitmapVariableSpecs struct {
+	Depth      *ebpf.VariableSpec `ebpf:"depth"`
 	FirstMinor *ebpf.VariableSpec `ebpf:"first_minor"`
 	Length     *ebpf.VariableSpec `ebpf:"length"`
 	Major      *ebpf.VariableSpec `ebpf:"major"`
+	Queues     *ebpf.VariableSpec `ebpf:"queues"`
 	Shift      *ebpf.VariableSpec `ebpf:"shift"`
 	Start      *ebpf.VariableSpec `ebpf:"start"`
 }
@@ -122,6 +132,7 @@ type bitmapMaps struct {
 	Coarse  *ebpf.Map `ebpf:"coarse"`
 	Control *ebpf.Map `ebpf:"control"`
 	Dirty   *ebpf.Map `ebpf:"dirty"`
+	Flight  *ebpf.Map `ebpf:"flight"`
 }
 
 func (m *bitmapMaps) Close() error {
@@ -130,6 +141,7 @@ func (m *bitmapMaps) Close() error {
 		m.Coarse,
 		m.Control,
 		m.Dirty,
+		m.Flight,
 	)
 }
 
@@ -137,9 +149,11 @@ func (m *bitmapMaps) Close() error {
 //
 // It can be passed to loadBitmapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bitmapVariables struct {
+	Depth      *ebpf.Variable `ebpf:"depth"`
 	FirstMinor *ebpf.Variable `ebpf:"first_minor"`
 	Length     *ebpf.Variable `ebpf:"length"`
 	Major      *ebpf.Variable `ebpf:"major"`
+	Queues     *ebpf.Variable `ebpf:"queues"`
 	Shift      *ebpf.Variable `ebpf:"shift"`
 	Start      *ebpf.Variable `ebpf:"start"`
 }
@@ -148,9 +162,11 @@ type bitmapVariables struct {
 //
 // It can be passed to loadBitmapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bitmapPrograms struct {
-	Copy0 *ebpf.Program `ebpf:"copy0"`
-	Copy1 *ebpf.Program `ebpf:"copy1"`
-	Copy2 *ebpf.Program `ebpf:"copy2"`
+	Copy0  *ebpf.Program `ebpf:"copy0"`
+	Copy1  *ebpf.Program `ebpf:"copy1"`
+	Copy2  *ebpf.Program `ebpf:"copy2"`
+	Issue1 *ebpf.Program `ebpf:"issue1"`
+	Issue2 *ebpf.Program `ebpf:"issue2"`
 }
 
 func (p *bitmapPrograms) Close() error {
@@ -158,6 +174,8 @@ func (p *bitmapPrograms) Close() error {
 		p.Copy0,
 		p.Copy1,
 		p.Copy2,
+		p.Issue1,
+		p.Issue2,
 	)
 }
 

@@ -2,6 +2,7 @@ package cbt
 
 import (
 	"errors"
+	"iter"
 	"math/bits"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/moverd/mover/extent"
 )
 
 // windowWords is how many words of taken are mapped at a time: the bitmaps of a big volume would otherwise count wholly as
@@ -25,7 +28,8 @@ type leaf struct {
 	taken  *ebpf.Map
 	coarse []uint64
 	cells  []cell
-	mems   [][]byte // behind coarse and cells
+	flight []note
+	mems   [][]byte // behind coarse, cells and flight
 	stat   *os.File // the kernel's account
 }
 
@@ -47,6 +51,9 @@ func openLeaf(p *plan, lp *leafPlan, maps map[string]*ebpf.Map) (_ *leaf, err er
 		return nil, err
 	}
 	if l.cells, err = mapSlice[cell](l, maps["cells"]); err != nil {
+		return nil, err
+	}
+	if l.flight, err = mapSlice[note](l, maps["flight"]); err != nil {
 		return nil, err
 	}
 	l.stat, err = os.Open(filepath.Join(lp.disk.dir, "stat"))
@@ -71,7 +78,7 @@ func (l *leaf) close() {
 	for _, m := range l.mems {
 		unix.Munmap(m)
 	}
-	l.mems, l.coarse, l.cells = nil, nil, nil
+	l.mems, l.coarse, l.cells, l.flight = nil, nil, nil, nil
 	if l.dirty != nil {
 		l.dirty.Close()
 	}
@@ -151,6 +158,28 @@ func (l *leaf) take(emit func(word int64, granules uint64)) error {
 			emit(first+int64(i), tk)
 		}
 	})
+}
+
+// noted yields, in bytes of the disk, what writes were issued and not seen complete. They are not put into taken: a note stays until its
+// write is marked.
+func (l *leaf) noted() iter.Seq[extent.Extent] {
+	return func(yield func(extent.Extent) bool) {
+		for i := range l.flight {
+			n := &l.flight[i]
+			for issued := atomic.LoadUint64(&n.issued); issued != 0; {
+				e := extent.Extent{Off: int64(atomic.LoadUint64(&n.sector)) * 512, Len: int64(atomic.LoadUint32(&n.bytes))}
+				again := atomic.LoadUint64(&n.issued)
+				if again != issued { // another write took the place while we looked
+					issued = again
+					continue
+				}
+				if !yield(e) {
+					return
+				}
+				break
+			}
+		}
+	}
 }
 
 // gather turns up to 8 words of bytes into one word of bits; seen is what the bytes were.

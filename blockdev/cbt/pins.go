@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,14 +15,16 @@ import (
 
 const (
 	bpffs    = "/sys/fs/bpf"
-	copies   = 3 // of the program on each leaf disk
 	statePin = "state"
 )
 
-var leafMaps = []string{"dirty", "coarse", "taken", "cells", "control"}
+// What each leaf disk has pinned.
+var (
+	leafMaps  = []string{"dirty", "coarse", "taken", "cells", "flight", "control"}
+	leafLinks = []string{"issue", "copy0", "copy1", "copy2"}
+)
 
-func mapPin(leaf int, name string) string { return fmt.Sprintf("disk%d-%s", leaf, name) }
-func linkPin(leaf, copy int) string       { return fmt.Sprintf("disk%d-link%d", leaf, copy) }
+func pinOf(leaf int, name string) string { return fmt.Sprintf("disk%d-%s", leaf, name) }
 
 // pinName turns a flow's name into a file name that a bpffs takes (it refuses dots) and that no other name turns into.
 func pinName(name string) string {
@@ -72,14 +75,9 @@ func lostPin(dir string, leaves int) string {
 		return statePin
 	}
 	for i := range leaves {
-		for _, m := range leafMaps {
-			if gone(mapPin(i, m)) {
-				return mapPin(i, m)
-			}
-		}
-		for c := range copies {
-			if gone(linkPin(i, c)) {
-				return linkPin(i, c)
+		for _, name := range slices.Concat(leafMaps, leafLinks) {
+			if gone(pinOf(i, name)) {
+				return pinOf(i, name)
 			}
 		}
 	}

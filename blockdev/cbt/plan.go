@@ -46,6 +46,7 @@ func makePlan(o Options) (*plan, error) {
 		}
 		seq, _ := d.number("diskseq") // from 5.15
 		l.seq = uint64(seq)
+		l.depth, l.queues = d.requests()
 		p.leaves = append(p.leaves, l)
 	}
 	return p, nil

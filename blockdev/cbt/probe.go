@@ -64,8 +64,8 @@ func tryVariant(variant string) error {
 		return err
 	}
 	defer c.Close()
-	for i := range copies {
-		l, err := link.AttachTracing(link.TracingOptions{Program: c.Programs[fmt.Sprintf("copy%d", i)]})
+	for _, name := range leafLinks {
+		l, err := link.AttachTracing(link.TracingOptions{Program: c.Programs[name]})
 		if err != nil {
 			return err
 		}
@@ -98,6 +98,15 @@ func lastLine(err error) string {
 // ForceMiss makes the programs of all disks of a pinned tracker neither mark nor count the n-th write from now (1 is the next), as if
 // the kernel had skipped them; 0 takes that back. For tests and soak: a real gap that has to be detected (C2).
 func ForceMiss(pinDir, name string, n int) error {
+	return force(pinDir, name, control{miss: uint64(n)})
+}
+
+// ForceSkip is ForceMiss for the completion only: the write stays noted as underway, and nothing is lost. For tests.
+func ForceSkip(pinDir, name string, n int) error {
+	return force(pinDir, name, control{skip: uint64(n)})
+}
+
+func force(pinDir, name string, c control) error {
 	dir := filepath.Join(pinDir, pinName(name))
 	pins, err := filepath.Glob(filepath.Join(dir, "disk*-control"))
 	if err != nil || len(pins) == 0 {
@@ -108,7 +117,7 @@ func ForceMiss(pinDir, name string, n int) error {
 		if err != nil {
 			return err
 		}
-		err = m.Put(uint32(0), uint64(n))
+		err = m.Put(uint32(0), [2]uint64{c.miss, c.skip})
 		if err = errors.Join(err, m.Close()); err != nil {
 			return err
 		}

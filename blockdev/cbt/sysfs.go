@@ -13,6 +13,8 @@ import (
 	"github.com/moverd/mover/internal/sentinel"
 )
 
+const maxNotes = 1 << 18 // 6 MiB
+
 // disk is a whole disk as sysfs shows it.
 type disk struct {
 	dev  uint64
@@ -49,6 +51,22 @@ func (d disk) number(file string) (int64, error) {
 func (d disk) has(file string) bool {
 	_, err := os.Stat(filepath.Join(d.dir, file))
 	return err == nil
+}
+
+// requests tells how many requests one hardware queue of a disk can have, and how many such queues there are. Too many to note: 0.
+func (d disk) requests() (depth, queues int) {
+	tags, _ := filepath.Glob(filepath.Join(d.dir, "mq/*/nr_tags"))
+	n, _ := d.number("queue/nr_requests") // those of an I/O scheduler
+	for _, f := range tags {
+		if b, err := os.ReadFile(f); err == nil {
+			v, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+			n = max(n, v)
+		}
+	}
+	if n*int64(len(tags)) > maxNotes {
+		return 0, 0
+	}
+	return int(n), len(tags)
 }
 
 // refuse names what keeps a disk from being tracked without missing a write; nil means nothing does.

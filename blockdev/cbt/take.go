@@ -43,6 +43,11 @@ func (t *Tracker) Take(ctx context.Context) (uint64, *extent.Set, error) {
 
 // takeLeaf translates what one leaf disk has taken into the volume's extents.
 func (t *Tracker) takeLeaf(l *leaf, set *extent.Set) error {
+	for e := range l.noted() { // before dirty is read: what leaves the notes is dirty by then
+		for _, up := range t.plan.layout.Up(l.plan.disk.dev, e) {
+			set.Add(up)
+		}
+	}
 	if m := t.plan.layout; len(m) == 1 && m[0].Off == 0 { // the usual case: granules of the disk are granules of the volume
 		return l.take(func(word int64, granules uint64) { set.AddWord(word*64, granules) })
 	}
@@ -129,13 +134,6 @@ func (t *Tracker) lost(cause string) error {
 func (t *Tracker) gap(cause string) error {
 	t.st.setGap(cause)
 	return t.lost(cause)
-}
-
-// fail is gap for callers that do not hold mu.
-func (t *Tracker) fail(cause string) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.gap(cause)
 }
 
 // checkStill looks for every gap but those that the witness finds. mu is held.

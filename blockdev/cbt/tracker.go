@@ -210,4 +210,6 @@ type leafPlan struct {
 	granules int64
 	sectors  int64  // size of the disk, in 512 bytes
 	seq      uint64 // diskseq, 0 where the kernel has none
+	depth    int    // requests of one hardware queue; 0: writes underway are not noted
+	queues   int    // hardware queues
 }

@@ -14,26 +14,30 @@ import (
 // The witness compares two accounts of one disk: the kernel's, in its stat file, and the sums of the programs. For every portion of a
 // request the kernel runs the programs first and adds to its own account right after. So at any instant
 //
-//	kernel = base + programs + missed - underway
+//	kernel = base + programs + skipped + missed - underway
 //
-// where base is fixed, missed counts bytes for which no copy ran, and underway is what lies between the two additions just then.
-// A sample reads programs, kernel, programs. All accounts only grow, so:
+// where base is fixed, underway is what lies between the two additions just then, skipped counts bytes for whose completion no copy was
+// run but whose note of the issue still stands (nothing is lost: Take includes what notes say), and missed those that nobody saw.
+// A sample reads programs, kernel, notes, programs. Notes are of all writes that were issued and not seen complete, so skipped <= notes,
+// and what leaves the notes has entered the programs' sums before. All accounts but the notes only grow, so:
 //
-//   - kernel > base + second reading proves a miss, in any single sample: underway cannot be negative.
-//   - kernel = base + first reading = base + second reading, twice with a pause between, proves that nothing was missed: for a
-//     miss to hide, just as many bytes would have to be underway, for the whole pause.
+//   - kernel > base + notes + second reading proves a miss, in any single sample: underway cannot be negative.
+//   - kernel = base + notes + first reading = base + notes + second reading while the kernel has no request, twice with a
+//     pause between, proves that nothing was missed: notes are then exactly the skipped.
+//
+// A merged discard's note does not tell its ranges, so it does not count among the notes: when its completion is skipped, that is a miss.
 //
 // The base is taken by the first Take of a generation, before it clears anything. Misses before that do no harm: what they wrote is
-// on the disk before the rescan that a new generation begins with reads it. Each sample gives kernel - second reading <= base, and a
-// quiet one gives the base itself; the greatest of many samples is used. On a disk that is never quiet it could come out too small;
-// the price is a gap that was none, never a miss that is not seen.
+// on the disk before the rescan that a new generation begins with reads it. Notes are emptied first, so that none is of a skipped
+// write. Each sample then gives kernel - second reading <= base, and a quiet one gives the base itself; the greatest of many samples
+// is used. On a disk that is never quiet it could come out wrong; the price is a gap that was none, never a miss that is not seen.
 
 const (
 	baseSamples = 64                     // quiet-looking samples that agree before a busy disk's base is believed
 	baseLimit   = 250 * time.Millisecond // for a base on a disk that is never quiet
 	checkLimit  = 2 * time.Millisecond   // for a Take to find a sample in which both accounts agree
 	quietPause  = 2 * time.Millisecond   // between the two samples that prove
-	lateSamples = 5                      // quiet samples in which the kernel counted less, before that is a gap
+	lateLimit   = 2 * time.Second        // the kernel may count less for so long on a quiet disk: requests that were put back
 )
 
 // account is a disk's bytes as one side counts them.
@@ -51,6 +55,7 @@ func (a account) over(b account) bool {
 // sample is one look at both accounts. quiet means that the programs counted nothing while it was taken.
 type sample struct {
 	kernel, before, after account
+	notes                 account
 	underway              bool // the kernel knows of requests that have not ended
 	events                events
 }
@@ -59,8 +64,16 @@ type events struct{ passed, overflow uint64 }
 
 func (s sample) quiet() bool { return s.before == s.after }
 
-// diff is the base as far as this sample tells: never more than the true one plus what was missed.
-func (s sample) diff() account { return s.kernel.minus(s.after) }
+// rest is the base as far as this sample tells: never more than the true one plus what was skipped and missed.
+func (s sample) rest() account { return s.kernel.minus(s.after) }
+
+// diff is rest without all that may have been skipped.
+func (s sample) diff() account { return s.rest().minus(s.notes) }
+
+// still tells whether nothing at all happened from sample o to s, and the kernel has no request.
+func (s sample) still(o sample) bool {
+	return s.quiet() && !s.underway && !o.underway && s.kernel == o.kernel && s.notes == o.notes && s.before == o.after
+}
 
 // seen sums what the programs saw on all CPUs.
 func (l *leaf) seen() (a account, e events) {
@@ -80,6 +93,17 @@ func (l *leaf) sample() (s sample, err error) {
 	n, err := l.stat.ReadAt(buf[:], 0)
 	if n == 0 && err != nil {
 		return s, fmt.Errorf("disk %s is gone: %w", l.plan.disk, err)
+	}
+	for i := range l.flight {
+		if atomic.LoadUint64(&l.flight[i].issued) == 0 {
+			continue
+		}
+		switch b := uint64(atomic.LoadUint32(&l.flight[i].bytes)); atomic.LoadUint32(&l.flight[i].kind) {
+		case kindWritten:
+			s.notes.written += b
+		case kindDiscarded:
+			s.notes.discarded += b
+		}
 	}
 	s.after, s.events = l.seen()
 	s.kernel, s.underway, err = parseStat(buf[:n])
@@ -103,33 +127,32 @@ func parseStat(b []byte) (a account, underway bool, err error) {
 
 // setBase finds and records the base of a leaf.
 func (l *leaf) setBase() error {
-	var best account
-	agree, first := 0, true
-	var last sample
-	for end := time.Now().Add(baseLimit); time.Now().Before(end); {
+	for i := range l.flight {
+		atomic.StoreUint64(&l.flight[i].issued, 0)
+	}
+	last, err := l.sample()
+	if err != nil {
+		return err
+	}
+	best, agree := last.rest(), 0
+	for end := time.Now().Add(baseLimit); agree < baseSamples && time.Now().Before(end); {
 		s, err := l.sample()
 		if err != nil {
 			return err
 		}
-		d := s.diff()
-		if first || d.over(best) {
-			if first {
-				best = d
-			}
+		if s.still(last) {
+			best = s.diff()
+			break
+		}
+		d := s.rest()
+		if d.over(best) {
 			best = account{maxWrap(best.written, d.written), maxWrap(best.discarded, d.discarded)}
 			agree = 0
 		}
 		if d == best && s.quiet() {
 			agree++
-			if !s.underway && !last.underway && !first && s.kernel == last.kernel && s.after == last.before {
-				break // nothing moved between two samples
-			}
 		}
-		if agree >= baseSamples {
-			break
-		}
-		first, last = false, s
-		if !s.underway {
+		if last = s; !s.underway {
 			time.Sleep(quietPause)
 		}
 	}
@@ -158,7 +181,7 @@ func (l *leaf) verdict(s sample) (cause string, agree bool) {
 		d := s.diff().minus(base)
 		return fmt.Sprintf("the kernel counts %d bytes written and %d discarded on %s that the tracker did not see", int64(d.written), int64(d.discarded), l.plan.disk), false
 	}
-	return "", s.quiet() && s.diff() == base
+	return "", s.quiet() && (s.diff() == base || s.rest() == base)
 }
 
 // missed looks for a proof that a leaf missed something, for a moment only; "" means that none was found.
@@ -177,25 +200,27 @@ func (l *leaf) missed() string {
 // Prove compares both accounts until they agree on all disks at a quiet moment, differ (ErrTrackLost), or ctx ends (Unproven).
 func (t *Tracker) Prove(ctx context.Context) (blockdev.Proof, error) {
 	var last []sample
-	late := 0
+	var low time.Time // since when all is still and the kernel counts less
 	for {
-		now, agree, low, err := t.look()
+		now, equal, err := t.look()
 		if err != nil {
 			return blockdev.Unproven, err
 		}
 		still := len(now) > 0 && len(now) == len(last)
-		for i := range last {
-			still = still && now[i].kernel == last[i].kernel && now[i].after == last[i].before
+		for i := 0; still && i < len(now); i++ {
+			still = now[i].still(last[i])
 		}
-		if still && agree {
+		switch {
+		case still && equal:
 			return blockdev.Proven, nil
-		}
-		if still && low {
-			if late++; late >= lateSamples {
-				return blockdev.Unproven, t.fail("the kernel counts less than the tracker saw: I/O accounting was switched off for a while")
-			}
-		} else {
-			late = 0
+		case !still:
+			low = time.Time{}
+		case low.IsZero():
+			low = time.Now()
+		case time.Since(low) > lateLimit:
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			return blockdev.Unproven, t.gap("the kernel counts less than the tracker saw, so misses could hide; was its I/O accounting off for a while?")
 		}
 		last = now
 		select {
@@ -206,27 +231,26 @@ func (t *Tracker) Prove(ctx context.Context) (blockdev.Proof, error) {
 	}
 }
 
-// look samples all leaves once. agree: all accounts agree and nothing is underway; low: nothing is underway but some account of the kernel
-// is short. No samples are given before the first Take, when there is nothing to prove.
-func (t *Tracker) look() (samples []sample, agree, low bool, err error) {
+// look samples all leaves once; equal: the accounts agree on each to the byte. No samples are given before the first Take, when there is
+// nothing to prove.
+func (t *Tracker) look() (samples []sample, equal bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.checkStill(); err != nil || t.st.Based == 0 {
-		return nil, false, false, err
+		return nil, false, err
 	}
-	agree, idle := true, true
+	equal = true
 	for _, l := range t.leaves {
 		s, err := l.sample()
 		if err != nil {
-			return nil, false, false, t.gap(err.Error())
+			return nil, false, t.gap(err.Error())
 		}
-		cause, ok := l.verdict(s)
+		cause, _ := l.verdict(s)
 		if cause != "" {
-			return nil, false, false, t.gap(cause)
+			return nil, false, t.gap(cause)
 		}
-		agree = agree && ok
-		idle = idle && s.quiet() && !s.underway
+		equal = equal && s.diff() == (account{l.st.Written, l.st.Discarded})
 		samples = append(samples, s)
 	}
-	return samples, agree && idle, !agree && idle, nil
+	return samples, equal, nil
 }

@@ -47,11 +47,20 @@ struct bio {
 	struct bvec_iter bi_iter;
 };
 
+struct blk_mq_hw_ctx {
+	u32 queue_num;
+};
+
 struct request {
 	struct request_queue *q;
+	struct blk_mq_hw_ctx *mq_hctx;
 	u32 cmd_flags;
+	int tag;
+	int internal_tag; // -1 without an I/O scheduler
+	u32 __data_len;
 	u64 __sector;
 	struct bio *bio;
+	struct bio *biotail;
 	u64 start_time_ns;
 };
 

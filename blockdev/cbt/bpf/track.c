@@ -4,6 +4,9 @@
 // store, for kernels whose BPF has no atomics. Three copies of the program are attached, because the kernel skips a program
 // that is already running on the CPU; see first_sight().
 //
+// One more program notes each write in `flight` when it is issued; its completion takes the note away. A note that stays is a write
+// whose completion no copy was run for: it stands for dirty granules until the same request is issued again and marks them.
+//
 // What is tracked is fixed in constants before loading: a disk, its sectors [start, start+length), and the granule's size.
 
 #include "kernel.h"
@@ -26,6 +29,7 @@
 volatile const int major, first_minor;
 volatile const u64 start, length; // sectors of 512 bytes
 volatile const u32 shift;         // a granule is 1 << shift sectors
+volatile const u32 depth, queues; // requests of one hardware queue, and number of these
 
 // cell is what one CPU has seen: 64 bytes. The first four only grow.
 struct cell {
@@ -37,8 +41,19 @@ struct cell {
 	u64 seen[NESTING];
 };
 
+// note is a write that was issued and has not been seen complete.
+struct note {
+	u64 issued; // time, which tells one use of a request from another; 0: no note
+	u64 sector;
+	u32 bytes;
+	u32 kind;
+};
+
+enum { WRITTEN, DISCARDED, DISCARDED_MANY };
+
 struct control {
-	u64 miss; // counts down at each write; at 1 that write is dropped by all copies
+	u64 miss; // counts down at each write; at 1 its completion is dropped by all copies, and its note too
+	u64 skip; // the same, but the note stays
 };
 
 struct {
@@ -56,6 +71,14 @@ struct {
 	__type(key, u32);
 	__type(value, struct cell);
 } cells SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct note);
+} flight SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -225,8 +248,42 @@ static __always_inline int first_sight(struct cell *c, u64 event, int copy)
 	return 1;
 }
 
-// missed tells whether a forced miss drops the event. Copy 0 decides, the others follow; for tests.
-static __always_inline int missed(struct cell *c, u64 event, int copy)
+// note_of gives the place for a request's note: it belongs to the request for as long as the disk lives. NULL: there is none.
+static __always_inline struct note *note_of(struct request *rq)
+{
+	u32 tag = rq->internal_tag >= 0 ? rq->internal_tag : rq->tag;
+	u32 queue = rq->mq_hctx->queue_num;
+	if (tag >= depth || queue >= queues)
+		return NULL;
+	u32 key = queue * depth + tag;
+	return bpf_map_lookup_elem(&flight, &key);
+}
+
+static __always_inline void count(struct cell *c, int discard, u32 bytes)
+{
+	if (discard)
+		__sync_fetch_and_add(&c->discarded, bytes);
+	else
+		__sync_fetch_and_add(&c->written, bytes);
+}
+
+// land takes the completed bytes off a request's note.
+static __always_inline void land(struct request *rq, u32 bytes)
+{
+	struct note *n = note_of(rq);
+	if (!n || !n->issued || n->issued != rq->start_time_ns)
+		return;
+	if (bytes >= n->bytes) {
+		*(volatile u64 *)&n->issued = 0;
+		return;
+	}
+	n->sector += bytes / 512; // in this order what is left is always covered
+	barrier();
+	n->bytes -= bytes;
+}
+
+// dropped tells whether a forced miss drops the event. Copy 0 decides, the others follow; for tests.
+static __always_inline int dropped(struct request *rq, struct cell *c, u64 event, int copy)
 {
 	if (copy > 0)
 		return c->skip == event;
@@ -234,12 +291,17 @@ static __always_inline int missed(struct cell *c, u64 event, int copy)
 	struct control *ctl = bpf_map_lookup_elem(&control, &zero);
 	if (!ctl)
 		return 0;
-	u64 left = *(volatile u64 *)&ctl->miss;
-	if (!left)
+	u64 miss = *(volatile u64 *)&ctl->miss, skip = *(volatile u64 *)&ctl->skip;
+	if (!(miss | skip))
 		return 0;
-	*(volatile u64 *)&ctl->miss = left - 1;
-	if (left > 1)
+	if (miss)
+		*(volatile u64 *)&ctl->miss = miss - 1;
+	if (skip)
+		*(volatile u64 *)&ctl->skip = skip - 1;
+	if (miss != 1 && skip != 1)
 		return 0;
+	if (miss == 1)
+		land(rq, ~0U);
 	c->skip = event;
 	return 1;
 }
@@ -260,26 +322,34 @@ static __always_inline int is_pass_through(u32 op, u64 sector)
 	       op == bpf_core_enum_value(enum req_opf, REQ_OP_SCSI_OUT___old);
 }
 
-static __always_inline int complete(u64 *ctx, int copy)
+static __always_inline int is_ours(struct request *rq)
 {
-	struct request *rq = (void *)ctx[0]; // (request, error, bytes); a failed write may have changed the medium too
 	struct gendisk *disk = disk_of(rq);
-	if (disk->first_minor != first_minor || disk->major != major)
+	return disk->first_minor == first_minor && disk->major == major;
+}
+
+static __always_inline struct cell *own_cell(void)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	return bpf_map_lookup_elem(&cells, &cpu);
+}
+
+static __always_inline int complete(struct request *rq, u32 bytes, int copy)
+{
+	if (!is_ours(rq))
 		return 0;
 	u32 op = rq->cmd_flags & OP_MASK;
 	if (!(op & 1)) // reads and flushes
 		return 0;
-	u32 bytes = ctx[2];
 	u64 sector = rq->__sector;
 	int passed = is_pass_through(op, sector);
 	if (!bytes && !passed)
 		return 0;
-	u32 cpu = bpf_get_smp_processor_id();
-	struct cell *c = bpf_map_lookup_elem(&cells, &cpu);
+	struct cell *c = own_cell();
 	if (!c)
 		return 0; // not counted: the witness tells
 	u64 event = (rq->start_time_ns << 20 ^ sector) | 1;
-	if (missed(c, event, copy))
+	if (dropped(rq, c, event, copy))
 		return 0;
 
 	int discard = op == OP(DISCARD), bad = 0;
@@ -294,31 +364,71 @@ static __always_inline int complete(u64 *ctx, int copy)
 		__sync_fetch_and_add(&c->overflow, 1);
 	if (!first_sight(c, event, copy))
 		return 0;
-	if (passed)
+	if (passed) {
 		__sync_fetch_and_add(&c->passed, 1);
-	else if (discard)
-		__sync_fetch_and_add(&c->discarded, bytes);
-	else
-		__sync_fetch_and_add(&c->written, bytes);
+		return 0;
+	}
+	count(c, discard, bytes); // before the note goes: the witness reads notes first
+	land(rq, bytes);
 	return 0;
 }
 
-SEC("tp_btf/block_rq_complete")
-int copy0(u64 *ctx)
+// issue notes a write. A note of an earlier use of the request is of a write that has completed without any copy being run: what it
+// wrote is marked now. A request that is issued again after it was put back only renews its note.
+static __always_inline int issue(struct request *rq)
 {
-	return complete(ctx, 0);
+	if (!is_ours(rq))
+		return 0;
+	u32 op = rq->cmd_flags & OP_MASK, bytes = rq->__data_len;
+	if (!(op & 1) || !bytes || is_pass_through(op, rq->__sector))
+		return 0;
+	struct note *n = note_of(rq);
+	struct cell *c = own_cell();
+	if (!n || !c)
+		return 0;
+	u64 now = rq->start_time_ns;
+	if (n->issued && n->issued != now) {
+		int bad = n->kind == DISCARDED_MANY;
+		bad |= mark_bio(n->sector, n->bytes);
+		if (bad)
+			__sync_fetch_and_add(&c->overflow, 1);
+		count(c, n->kind != WRITTEN, n->bytes);
+	}
+	*(volatile u64 *)&n->issued = 0; // user space reads a note only while issued stays the same
+	barrier();
+	n->sector = rq->__sector;
+	n->bytes = bytes;
+	n->kind = WRITTEN;
+	if (op == OP(DISCARD))
+		n->kind = rq->bio == rq->biotail ? DISCARDED : DISCARDED_MANY;
+	barrier();
+	*(volatile u64 *)&n->issued = now;
+	return 0;
 }
 
-SEC("tp_btf/block_rq_complete")
-int copy1(u64 *ctx)
+// (request, error, bytes); a failed write may have changed the medium too, so errors count as well.
+#define COPY(n)                                                       \
+	SEC("tp_btf/block_rq_complete")                               \
+	int copy##n(u64 *ctx)                                         \
+	{                                                             \
+		return complete((void *)ctx[0], (u32)ctx[2], n);      \
+	}
+
+COPY(0)
+COPY(1)
+COPY(2)
+
+// (request) from 5.11 on, (queue, request) before; one of the two is loaded.
+SEC("tp_btf/block_rq_issue")
+int issue1(u64 *ctx)
 {
-	return complete(ctx, 1);
+	return issue((void *)ctx[0]);
 }
 
-SEC("tp_btf/block_rq_complete")
-int copy2(u64 *ctx)
+SEC("tp_btf/block_rq_issue")
+int issue2(u64 *ctx)
 {
-	return complete(ctx, 2);
+	return issue((void *)ctx[1]);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";
