@@ -244,6 +244,20 @@ func TestCheckVolume(t *testing.T) {
 		t.Error("the identity is of the name, not of the medium")
 	}
 
+	// A loop device that was given back to the kernel.
+	alone := looptest.New(t, 4<<20, looptest.Options{})
+	gone := volume(t, alone.Dev)
+	id := alone.Dev
+	alone.Detach()
+	gone.h.f.Close()
+	if w, err := os.ReadFile("/sys/block/" + filepath.Base(id) + "/loop/backing_file"); err != nil { // nobody else took it
+		want(t, gone.Check(), sentinel.ErrNotFound, "no file is attached")
+		_, err = OpenVolume(id)
+		want(t, err, sentinel.ErrNotFound, "no medium")
+	} else {
+		t.Logf("%s was taken by %s meanwhile", id, w)
+	}
+
 	// A partition's identity is its disk and its beginning.
 	a, b := volume(t, l.Partition(1, 1<<20, 1<<20)), volume(t, l.Partition(2, 2<<20, 1<<20))
 	if a.Identity() == b.Identity() || a.Identity() == v.Identity() {

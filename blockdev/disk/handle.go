@@ -182,6 +182,9 @@ func (h *handle) checkFile(st os.FileInfo) error {
 }
 
 func (h *handle) resized(size int64) error {
+	if size == 0 && h.dev != 0 {
+		return fmt.Errorf("%s has lost its medium: %w", h.path, sentinel.ErrNotFound)
+	}
 	if size != h.raw {
 		return fmt.Errorf("%s was resized from %d to %d bytes: %w", h.path, h.raw, size, sentinel.ErrTrackLost)
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/internal/sentinel"
 )
 
 // maxIdentity keeps identities well below the protocol's limit of 512 bytes.
@@ -52,7 +53,10 @@ func (s *system) identity(dev uint64) (string, error) {
 		}
 	case exists(dir, "md"):
 		id = s.mdIdentity(dir)
-	case exists(dir, "loop"):
+	case strings.HasPrefix(filepath.Base(dir), "loop"):
+		if !exists(dir, "loop") {
+			return "", fmt.Errorf("no file is attached to loop device %s: %w", filepath.Base(dir), sentinel.ErrNotFound)
+		}
 		return s.loopIdentity(dir)
 	default:
 		id = hardware(dir)

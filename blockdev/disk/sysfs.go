@@ -82,6 +82,9 @@ func exists(dir string, name ...string) bool {
 // devOf is the number of the device whose sysfs folder is dir.
 func devOf(dir string) (uint64, error) { return parseDev(attr(dir, "dev")) }
 
+// Name is what people call a block device now ("/dev/sda", "/dev/mapper/vg-root"); it is never an identity.
+func Name(dev uint64) string { return live.name(dev) }
+
 // name is the kernel's name, for people only: it is never an identity.
 func (s *system) name(dev uint64) string {
 	dir, err := s.dir(dev)
