@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// sliceSize is what one write hands over: four full TLS records. The peer has to take a slice within DeadMS, which a
-	// line of 20 kbit/s can.
+	// sliceSize is what one write hands over: four full TLS records. The peer has to take or say
+	// something within DeadMS.
 	sliceSize = 64 << 10
 	// keepScratch is how much memory a large control frame may leave behind.
 	keepScratch = 256 << 10
@@ -35,6 +35,8 @@ type Conn struct {
 
 	in, out atomic.Int64
 	rtt     atomic.Int64 // ns, 0: not known yet
+	born    time.Time
+	heard   atomic.Int64 // when the last bytes came, ns after born; 0: none yet
 	limit   time.Time    // of the reader: no read lasts longer, if set
 	head    [HeaderSize]byte
 	small   []byte // payloads of the reader that nobody supplied
@@ -53,7 +55,7 @@ type Conn struct {
 
 // NewConn makes a Conn of a TLS connection that Dial, NewListener, tls.Client or tls.Server gave, or in tests of any net.Conn.
 func NewConn(nc net.Conn) *Conn {
-	c := &Conn{nc: nc, dead: DeadMS * time.Millisecond, pong: make(chan uint64, 1), ponged: make(chan uint64, 1)}
+	c := &Conn{nc: nc, born: time.Now(), dead: DeadMS * time.Millisecond, pong: make(chan uint64, 1), ponged: make(chan uint64, 1)}
 	c.pulse.Store(int64(KeepaliveMS * time.Millisecond))
 	c.scratch = make([]byte, 0, sliceSize)
 	if t, ok := nc.(*tls.Conn); ok {
@@ -163,17 +165,40 @@ func (c *Conn) setWriteDeadline() {
 
 func (c *Conn) sendSlice(p []byte) error {
 	if c.count == nil {
-		_, err := c.nc.Write(p)
+		if _, ok := c.nc.(*tls.Conn); !ok {
+			_, err := c.persist(c.nc, p)
+			return err
+		}
+		_, err := c.nc.Write(p) // crypto/tls cannot go on after a deadline
 		return err
 	}
 	c.count.join()
 	_, err := c.nc.Write(p)
-	return errors.Join(err, c.count.flush())
+	return errors.Join(err, c.count.flush(c))
+}
+
+// persist writes all of p below TLS. When a deadline passes, it goes on as long as the peer takes or says something: a gateway whose
+// memory is spent stops reading for a while, and pings.
+func (c *Conn) persist(w net.Conn, p []byte) (done int, err error) {
+	for {
+		n, err := w.Write(p[done:])
+		done += n
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || c.failing.Load() || n == 0 && !c.alive() {
+			return done, err
+		}
+		c.setWriteDeadline()
+	}
+}
+
+// alive tells whether something has come from the peer within c.dead.
+func (c *Conn) alive() bool {
+	at := c.heard.Load()
+	return at > 0 && time.Since(c.born)-time.Duration(at) < c.dead
 }
 
 func (c *Conn) broken(t Type, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("peer has taken nothing for %v, it or the line is gone: %w", c.dead, err)
+		err = fmt.Errorf("peer has taken and said nothing for %v, it or the line is gone: %w", c.dead, err)
 	}
 	c.werr = fmt.Errorf("send %v: %w", t, Explain(err))
 	return c.werr
@@ -276,6 +301,9 @@ func (c *Conn) fill(p []byte, first bool) error {
 		c.nc.SetReadDeadline(until)
 		n, err := c.nc.Read(p[got:])
 		got += n
+		if n > 0 {
+			c.heard.Store(int64(time.Since(c.born)) + 1)
+		}
 		switch {
 		case got == len(p):
 			return nil

@@ -203,10 +203,46 @@ func TestPeerThatTakesNothing(t *testing.T) {
 		if d := time.Since(start); d != DeadMS*time.Millisecond {
 			t.Errorf("gave up after %v", d)
 		}
-		wantText(t, err, "taken nothing for 30s")
+		wantText(t, err, "taken and said nothing for 30s")
 		if again := a.Write(TypePing, 0, &Ping{}); again != err {
 			t.Errorf("after a torn frame: %v", again)
 		}
+	})
+}
+
+// TestBusyPeer: a gateway that does not read for a while, but pings, is not dead; over TLS, where a write that was given up cannot be
+// taken up again. Nothing is torn by it.
+func TestBusyPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, g := tlsPipe(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { g.Keepalive(ctx) })
+		wg.Go(func() { s.ReadFrame(nil) })
+		m := &Data{Plain: 1 << 20, Payload: bytes.Repeat([]byte("bytes"), 1<<18)[:1<<20]}
+		sent := make(chan error)
+		go func() { sent <- s.Write(TypeData, 1, m) }()
+		time.Sleep(10 * time.Minute)
+		select {
+		case err := <-sent:
+			t.Fatalf("gave up: %v", err)
+		default:
+		}
+		f, err := g.ReadFrame(nil)
+		if err != nil || !bytes.Equal(f.Payload[5:], m.Payload) {
+			t.Fatalf("%v of %d bytes, %v", f.Type, len(f.Payload), err)
+		}
+		must(t, <-sent)
+
+		cancel() // no pings from here on
+		start := time.Now()
+		wantText(t, s.Write(TypeData, 2, m), "taken and said nothing")
+		if d := time.Since(start); d > 2*DeadMS*time.Millisecond {
+			t.Errorf("gave up after %v", d)
+		}
+		s.Close()
+		g.raw().Close()
+		wg.Wait()
 	})
 }
 

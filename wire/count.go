@@ -50,11 +50,12 @@ func (c *CountConn) join() {
 	c.mu.Unlock()
 }
 
-func (c *CountConn) flush() error {
+// flush writes what was kept, with the patience of by.
+func (c *CountConn) flush(by *Conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hold = false
-	n, err := c.Conn.Write(c.kept)
+	n, err := by.persist(c.Conn, c.kept)
 	c.out.Add(int64(n))
 	c.kept = c.kept[:0]
 	return err
