@@ -220,7 +220,10 @@ func (p *Perf) Pause(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer writer.Kill()
+	defer func() {
+		Thaw(dir)
+		writer.Kill()
+	}()
 	var pauses []float64
 	for range max(5, p.Repeat) {
 		if err := pause(ctx, 3*time.Second); err != nil {

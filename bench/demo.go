@@ -58,7 +58,10 @@ func Demo(ctx context.Context, bin string, w io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer writer.Kill()
+	defer func() {
+		Thaw(dir) // else a writer that the freeze holds could not even be killed
+		writer.Kill()
+	}()
 	say("3. a real writer:   direct, buffered and mmap writes, punched holes, renames, deletes, 20 MiB/s")
 	st, err = r.Await(ctx, "source", "at a recovery point", 2*time.Minute, func(s mover.Status) bool { return s.PointEpoch > 0 })
 	if err != nil {
@@ -98,7 +101,7 @@ func (r *Rig) prove(ctx context.Context, w io.Writer, dev string, size int64, di
 	if err != nil {
 		return err
 	}
-	checked, err := churn.Check(churn.Config{Dir: copied, Ledger: r.path("ledger")})
+	checked, err := churn.Check(churn.Config{Dir: copied, Ledger: r.path("ledger"), Seed: 7})
 	if err != nil {
 		return err
 	}

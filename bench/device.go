@@ -80,12 +80,15 @@ func (r *Rig) Mount(ctx context.Context, dev, name string, opts ...string) (stri
 	return dir, nil
 }
 
+// Thaw lets a filesystem go on; it is no error when it is not frozen.
+func Thaw(dir string) { Run(context.Background(), "fsfreeze", "-u", dir) }
+
 // Unmount thaws and unmounts dir; it is no error when it is not mounted any more.
 func Unmount(dir string) error {
 	if _, err := Run(context.Background(), "mountpoint", "-q", dir); err != nil {
 		return nil
 	}
-	Run(context.Background(), "fsfreeze", "-u", dir) // fails when it is not frozen, which is fine
+	Thaw(dir)
 	var err error
 	for range 50 {
 		if _, err = Run(context.Background(), "umount", dir); err == nil {
