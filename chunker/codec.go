@@ -48,7 +48,7 @@ func ParseLevel(s string) (Level, error) {
 type CodecConfig struct {
 	Encoders  int  // most encoders over all levels, and so most calls of Compress at a time; default GOMAXPROCS
 	Decoders  int  // the same for Decompress; default GOMAXPROCS
-	LowMemory bool // smaller encoder buffers, a little slower
+	LowMemory bool // 4 MiB less for each encoder; no slower where batches come one at a time
 }
 
 // Codec packs batches with zstd: one frame each, content size set, no checksum (C7 has digests). Safe for concurrent use.
@@ -71,7 +71,7 @@ func NewCodec(cfg CodecConfig) (*Codec, error) {
 		cfg.Decoders = runtime.GOMAXPROCS(0)
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(cfg.Decoders), zstd.WithDecoderMaxMemory(MaxPlain),
-		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true), zstd.IgnoreChecksum(false))
+		zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make a zstd decoder: %w", err)
 	}
@@ -172,6 +172,9 @@ func (c *Codec) Decompress(dst, src []byte, plain int) ([]byte, error) {
 	if h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(plain) {
 		return dst, fmt.Errorf("zstd frame does not announce %d bytes: %w", plain, sentinel.ErrCorrupt)
 	}
+	if !oneFrame(src, &h) {
+		return dst, fmt.Errorf("zstd frame is cut short or not alone: %w", sentinel.ErrCorrupt)
+	}
 	at := len(dst)
 	if cap(dst)-at < plain {
 		dst = append(make([]byte, 0, at+plain), dst...)
@@ -184,4 +187,25 @@ func (c *Codec) Decompress(dst, src []byte, plain int) ([]byte, error) {
 		return dst[:at], fmt.Errorf("zstd frame holds %d bytes, %d were announced: %w", len(out)-at, plain, sentinel.ErrCorrupt)
 	}
 	return out, nil
+}
+
+// oneFrame tells whether src is the frame that h heads and nothing else, by walking its blocks.
+func oneFrame(src []byte, h *zstd.Header) bool {
+	for b := src[h.HeaderSize:]; len(b) >= 3; {
+		block := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
+		last, kind, size := block&1 != 0, block>>1&3, block>>3
+		if kind == 1 { // one byte, repeated
+			size = 1
+		}
+		if b = b[3:]; size > len(b) {
+			return false
+		}
+		b = b[size:]
+		if last && h.HasCheckSum {
+			return len(b) == 4
+		} else if last {
+			return len(b) == 0
+		}
+	}
+	return false
 }
