@@ -131,6 +131,15 @@ func (c *checks) volume(what string, f config.SourceFlow) {
 		}
 		c.ok(what, "a cutover freezes %s (%s)", m.Dir, m.Type)
 	}
+	if m := v.Map(); m != nil {
+		swaps, err := disk.Swaps(m)
+		if err != nil {
+			c.bad(what, err)
+		}
+		for _, a := range swaps {
+			c.note(what, "%s is active swap on it, which no freeze stops: swapoff it before a cutover, or what is swapped meanwhile makes it fail", a.Path)
+		}
+	}
 	if len(mounts) == 0 && len(f.Cutover.StopHook) == 0 {
 		c.note(what, "nothing is mounted on it and there is no stop-hook: at a cutover nobody else may write to it")
 	}

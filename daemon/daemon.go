@@ -35,7 +35,7 @@ type Options struct {
 	Role   string
 	File   string         // path of the config, read again by Reload
 	Config *config.Config // as read from File
-	Level  *slog.LevelVar // of the log; set by Reload when the config says so. May be nil
+	Level  *slog.LevelVar // of the log, set as the config says; nil: the command line has set it
 	Log    *Log
 	Reload <-chan os.Signal // SIGHUP; may be nil
 	Ready  func()           // called once when the control socket answers; may be nil

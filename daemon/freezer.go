@@ -106,6 +106,15 @@ func (f *freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 	if err != nil {
 		return err
 	}
+	if m := f.v.Map(); m != nil {
+		swaps, err := disk.Swaps(m)
+		if err != nil {
+			return err
+		}
+		for _, a := range swaps {
+			f.log.Warn("active swap lies on the volume; no freeze stops it, and the comparison will tell if it was written", "swap", a.Path)
+		}
+	}
 	f.mu.Lock()
 	f.fs, f.mine, f.stays = freeze.New(dirs, f.options()), true, false
 	f.mu.Unlock()

@@ -30,6 +30,7 @@ func gatewayBuffers(g *config.Gateway) int64 { return (int64(g.Memory) - int64(g
 // openGateway listens before it opens targets: an address that is taken is told before anything is held.
 func openGateway(ctx context.Context, o Options) (role, error) {
 	c := o.Config.Gateway
+	setLevel(o, c.LogLevel)
 	tls, err := wire.ServerTLS(wire.Files{CA: string(c.TLS.CA), Cert: string(c.TLS.Cert), Key: string(c.TLS.Key)})
 	if err != nil {
 		return nil, err
@@ -95,8 +96,11 @@ func (g *gateway) beat() { g.server.Status() }
 // close waits for writes that are under way; what is not applied then is replayed at the next start.
 func (g *gateway) close() error { return errors.Join(g.server.Close()) }
 
-// reload has nothing to take over: certificates are read again by themselves, targets and memory need a restart, which loses nothing.
-func (g *gateway) reload(*config.Config) error { return nil }
+// reload takes over the log level. Certificates are read again by themselves; targets and memory need a restart, which loses nothing.
+func (g *gateway) reload(c *config.Config) error {
+	setLevel(g.o, c.Gateway.LogLevel)
+	return nil
+}
 
 func (g *gateway) Daemon() control.Daemon { return daemonOf(g.o) }
 

@@ -37,3 +37,10 @@ func (l *Log) Close() error {
 	defer cancel()
 	return l.buf.Close(ctx)
 }
+
+// setLevel sets the level that the config names, unless the command line has named one.
+func setLevel(o Options, name string) {
+	if o.Level != nil {
+		_ = o.Level.UnmarshalText([]byte(name)) // the config was checked
+	}
+}

@@ -212,6 +212,13 @@ func (p *slot) current() (*sender.Flow, error) {
 	return p.flow, p.why
 }
 
+// image tells whether the volume is an image file.
+func (p *slot) image() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.volume != nil && p.volume.Device() == 0
+}
+
 func (p *slot) limit(l config.Limits) {
 	p.mu.Lock()
 	p.limits = &l

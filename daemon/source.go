@@ -40,6 +40,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("thaw what an earlier daemon left frozen: %w", err)
 	}
+	setLevel(o, c.LogLevel)
 	tls, err := wire.ClientTLS(wire.Files{CA: string(c.Gateway.CA), Cert: string(c.Gateway.Cert), Key: string(c.Gateway.Key)}, c.Gateway.Name)
 	if err != nil {
 		return nil, err
@@ -83,8 +84,9 @@ func (s *source) close() error {
 	return errors.Join(append(errs, s.buffers.Close())...)
 }
 
-// reload takes over limits. Flows, volumes and the gateway need a restart, which costs nothing: the kernel goes on tracking.
+// reload takes over limits and the log level. Flows, volumes and the gateway need a restart, which costs nothing: the kernel goes on tracking.
 func (s *source) reload(c *config.Config) error {
+	setLevel(s.o, c.Source.LogLevel)
 	for _, p := range s.slots {
 		p.limit(c.Source.Limits)
 	}
@@ -131,6 +133,8 @@ func (p *slot) cutover(r control.Request) (sender.CutoverOptions, error) {
 		return o, fmt.Errorf("--deadline %v is longer than 10m; a server whose writers stand still that long is down: %w", o.Deadline, sentinel.ErrUsage)
 	case o.Limit > o.Deadline:
 		return o, fmt.Errorf("--limit %v is longer than the freeze deadline %v; give a longer --deadline: %w", o.Limit, o.Deadline, sentinel.ErrUsage)
+	case o.Leave == "read-only" && p.image():
+		return o, fmt.Errorf("an image file cannot be left read-only; --leave frozen leaves it to its stop hook: %w", sentinel.ErrUsage)
 	case o.Leave == "stopped" && len(c.StopHook) == 0:
 		return o, fmt.Errorf("--leave stopped needs a stop-hook in the flow's config: %w", sentinel.ErrUsage)
 	}

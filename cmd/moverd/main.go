@@ -81,8 +81,12 @@ func roleCmd(role, short string, out io.Writer) *cobra.Command {
 		Use: role, Short: short, Args: none,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			var lv slog.LevelVar
-			if lerr := lv.UnmarshalText([]byte(level)); lerr != nil {
-				return usage(fmt.Errorf("--log-level %s: is none of debug, info, warn, error", level))
+			follow := &lv // the config's level, also after a reload
+			if level != "" {
+				if lv.UnmarshalText([]byte(level)) != nil {
+					return usage(fmt.Errorf("--log-level %s: is none of debug, info, warn, error", level))
+				}
+				follow = nil
 			}
 			conf, err := config.Load(file)
 			if err != nil {
@@ -94,11 +98,11 @@ func roleCmd(role, short string, out io.Writer) *cobra.Command {
 			log := daemon.NewLog(out, &lv)
 			defer func() { err = errors.Join(err, log.Close()) }()
 			slog.SetDefault(log.Logger)
-			return daemon.Run(c.Context(), daemon.Options{Role: role, File: file, Config: conf, Log: log, Reload: hup, Level: &lv})
+			return daemon.Run(c.Context(), daemon.Options{Role: role, File: file, Config: conf, Log: log, Reload: hup, Level: follow})
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", config.Default, "config file")
-	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	c.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (default: as configured)")
 	return c
 }
 

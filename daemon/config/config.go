@@ -33,6 +33,7 @@ type Source struct {
 	Run         File         `yaml:"run"`    // sockets, locks, records of freezes
 	Socket      File         `yaml:"socket"` // control socket; default source.sock in Run
 	Metrics     Metrics      `yaml:"metrics"`
+	LogLevel    string       `yaml:"log-level"` // debug, info, warn, error
 	Gateway     Dial         `yaml:"gateway"`
 	Limits      Limits       `yaml:"limits"`
 	Compression string       `yaml:"compression"`
@@ -91,6 +92,7 @@ type Gateway struct {
 	Run      File          `yaml:"run"`    // socket, lock
 	Socket   File          `yaml:"socket"` // control socket; default gateway.sock in Run
 	Metrics  Metrics       `yaml:"metrics"`
+	LogLevel string        `yaml:"log-level"`
 	TLS      TLS           `yaml:"tls"`
 	Memory   Size          `yaml:"memory"`    // of the whole process
 	LogLimit Size          `yaml:"log-limit"` // redo log of one flow; a larger pass is applied directly
@@ -125,6 +127,7 @@ func (s *Source) defaults() {
 	*s = Source{
 		State: "/var/lib/mover", Run: "/run/mover",
 		Metrics:     Metrics{Listen: "127.0.0.1:9464"},
+		LogLevel:    "info",
 		Gateway:     Dial{Connections: 4},
 		Limits:      Limits{Memory: 256 << 20, QueueDepth: 16, IOPriority: "idle"},
 		Compression: "auto",
@@ -142,6 +145,7 @@ func (g *Gateway) defaults() {
 	*g = Gateway{
 		Listen: ":9465", State: "/var/lib/mover", Run: "/run/mover",
 		Metrics:  Metrics{Listen: "127.0.0.1:9466"},
+		LogLevel: "info",
 		Memory:   512 << 20,
 		LogLimit: 4 << 30,
 		Dedup:    Dedup{Memory: 64 << 20},

@@ -65,6 +65,7 @@ func (v *validator) config(c *Config) {
 
 func (v *validator) source(s *Source) {
 	v.metrics("source.metrics", s.Metrics)
+	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
 	v.dial("source.gateway", s.Gateway)
 	v.limits("source.limits", s.Limits)
 	v.among("source.compression", s.Compression, "auto", "off", "fastest", "default", "better", "best")
@@ -139,6 +140,7 @@ func (v *validator) cutover(key string, c Cutover) {
 func (v *validator) gateway(g *Gateway) {
 	v.address("gateway.listen", g.Listen, ":9465")
 	v.metrics("gateway.metrics", g.Metrics)
+	v.among("gateway.log-level", g.LogLevel, "debug", "info", "warn", "error")
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
 	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+112<<20) // half of what dedup leaves is for buffers
