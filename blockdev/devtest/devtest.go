@@ -3,6 +3,7 @@ package devtest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -25,11 +26,12 @@ func Buffer(n int) []byte {
 func Content(seed uint64, n int64) []byte {
 	b := Buffer(int(n))
 	r := rand.New(rand.NewPCG(seed, 0))
-	for i := 0; i < len(b); i += 8 {
-		v := r.Uint64()
-		for k := range min(8, len(b)-i) {
-			b[i+k] = byte(v >> (8 * k))
-		}
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], r.Uint64())
+	}
+	for ; i < len(b); i++ {
+		b[i] = byte(r.Uint32())
 	}
 	return b
 }

@@ -47,7 +47,7 @@ func TestStacked(t *testing.T) {
 		{"thin", `pvcreate -qq -y $A; vgcreate -qq vg $A; lvcreate -qq -y -Zn -T -L 200M vg/pool -V 100M -n v`, `vgremove -qq -y -f vg; pvremove -qq -y $A`, "/dev/vg/v", LVM, false, "thin"},
 		{"snapshot origin", `pvcreate -qq -y $A; vgcreate -qq vg $A; lvcreate -qq -y -Wn -Zn -L 100M -n v vg; lvcreate -qq -y -s -L 50M -n s vg/v`, `vgremove -qq -y -f vg; pvremove -qq -y $A`, "/dev/vg/v", LVM, false, "snapshot"},
 		{"crypt", `echo -n x | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $A -; echo -n x | cryptsetup open $A c -d -`, `cryptsetup close c; wipefs -aq $A`, "/dev/mapper/c", Crypt, true, ""},
-		{"lv on crypt on a partition", `printf 'label: gpt\nsize=40M\nsize=+\n' | sfdisk -q $A; partprobe $A 2>/dev/null || partx -u $A; udevadm settle; P=${A}2
+		{"lv on crypt on a partition", `printf 'label: gpt\n,40M\n,\n' | sfdisk -q $A; partprobe $A 2>/dev/null || partx -u $A; udevadm settle; P=${A}2
 			echo -n x | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $P -; echo -n x | cryptsetup open $P c -d -
 			pvcreate -qq -y /dev/mapper/c; vgcreate -qq vg /dev/mapper/c; lvcreate -qq -y -Wn -Zn -L 100M -n v vg`,
 			`vgremove -qq -y -f vg; pvremove -qq -y /dev/mapper/c; cryptsetup close c; wipefs -aq ${A}2; wipefs -aq $A; partx -d $A || true; udevadm settle`, "/dev/vg/v", LVM, true, ""},

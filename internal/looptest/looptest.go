@@ -126,6 +126,9 @@ func attach(file *os.File, o Options) (*os.File, error) {
 			err = unix.IoctlSetPointerInt(int(dev.Fd()), unix.BLKROSET, 0)
 		}
 		if err == nil {
+			err = scanned(dev.Name())
+		}
+		if err == nil {
 			return dev, nil
 		}
 		dev.Close()
@@ -134,6 +137,15 @@ func attach(file *os.File, o Options) (*os.File, error) {
 		}
 	}
 	return nil, errors.New("all free loop devices were taken by others")
+}
+
+// scanned opens the device once: kernels that scan partition tables do it at the first opening, and drop the partitions that they did not find.
+func scanned(dev string) error {
+	f, err := os.Open(dev)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // Resize changes the size of the file and of the device in bytes.
