@@ -82,6 +82,10 @@ func (f *flow) finishPass(fin *finishing) error {
 		}
 		f.s.metrics.applied(began)
 	}
+	if f.rebuilt {
+		f.log.Error("digest table was lost: the target needs a rescan", "epoch", p.Epoch)
+		return errors.Join(f.forgetPoint(p), p.redo.Discard())
+	}
 	err := f.update(func(r *catalog.Record) {
 		r.Phase, r.Open = mover.Point, nil
 		r.Generation, r.Epoch = catalog.ID(p.Generation), p.Epoch
@@ -104,11 +108,7 @@ func (f *flow) giveUp(p *pass) error {
 	if err := f.table.Sync(); err != nil {
 		return err
 	}
-	err := f.update(func(r *catalog.Record) {
-		r.Phase, r.Generation, r.Epoch, r.Point = mover.Incomplete, catalog.ID{}, 0, catalog.PointInfo{}
-		r.Open = &catalog.PassInfo{ID: catalog.ID(p.Pass), Kind: p.Kind, Generation: catalog.ID(p.Generation), Epoch: p.Epoch, Began: p.began}
-	})
-	if err != nil {
+	if err := f.forgetPoint(p); err != nil {
 		return err
 	}
 	return p.redo.Discard()

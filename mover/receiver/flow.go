@@ -35,6 +35,7 @@ type flow struct {
 	target  blockdev.Target // nil: not claimed yet, or released
 	table   *chunker.Table  // nil: volume not known yet; also written under mu, so that either suffices to read it
 	touched *extent.Set     // leaves written since they were last read back
+	rebuilt bool            // the table was lost while a point or a pass stood on it; until a pass that covers everything begins
 	// allTouched: after a start everything that is known counts as touched.
 	allTouched atomic.Bool
 
@@ -225,7 +226,9 @@ func (f *flow) setTarget(t blockdev.Target) {
 func (f *flow) openTable(size int64) error {
 	path := filepath.Join(f.dir(), "table")
 	cfg := chunker.TableConfig{Cache: f.s.cfg.TableMemory}
+	_, missing := os.Stat(path)
 	t, err := chunker.OpenTableWith(path, size, cfg)
+	rebuilt := err != nil || missing != nil
 	if err != nil {
 		f.log.Warn("digest table cannot be read; every leaf counts as unknown", "error", err)
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -239,6 +242,11 @@ func (f *flow) openTable(size int64) error {
 	f.mu.Lock()
 	f.table, f.unreadable = t, nil
 	f.mu.Unlock()
+	if f.rebuilt = rebuilt && rec.Phase != mover.Fresh && rec.Volume.Size == size; f.rebuilt {
+		if err := f.forgetPoint(nil); err != nil {
+			return err
+		}
+	}
 	f.touched = extent.NewSet(size, touchGranule(size))
 	f.allTouched.Store(true)
 	for _, e := range rec.Unreadable {
@@ -313,7 +321,7 @@ func (f *flow) state() mover.FlowState {
 		s.Epoch = 0 // no delta can build on it
 	}
 	if fin != nil && fin.pass.commit != nil {
-		s.Phase, s.Generation, s.Epoch, s.Mode = mover.Point, fin.pass.Generation, fin.pass.Epoch, fin.pass.Mode
+		s.Phase, s.Generation, s.Epoch = mover.Point, fin.pass.Generation, fin.pass.Epoch
 	}
 	if p != nil {
 		s.Pass, s.Mode = p.Pass, p.mode()

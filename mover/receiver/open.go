@@ -261,6 +261,7 @@ func (f *flow) begin(m *wire.Open) (*pass, error) {
 	if err != nil {
 		return nil, diskFull(err)
 	}
+	f.rebuilt = false // no delta can begin upon it
 	p := f.newPass(h, redo)
 	p.estimate = int64(min(m.Estimate, 1<<62))
 	p.start()

@@ -1,10 +1,13 @@
 package receiver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
+	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/catalog"
@@ -27,7 +30,7 @@ func (f *flow) restore() error {
 	if log.VolumeSize != f.table.Size() || log.Flow != f.key {
 		p.cancel()
 		f.log.Warn("redo log is not of this volume; it is discarded and every leaf counts as unknown", "log_flow", log.Flow, "log_size", log.VolumeSize)
-		if err := f.table.Reset(); err != nil {
+		if err := errors.Join(f.table.Reset(), f.table.Sync(), f.forgetPoint(nil)); err != nil {
 			return err
 		}
 		return log.Discard()
@@ -132,11 +135,40 @@ func (r *restorer) distrust() error {
 	}
 	for _, in := range r.intents {
 		for e := range sure.Gaps(in) {
-			if err := f.table.Invalidate(e); err != nil {
+			if err := f.distrust(e); err != nil {
 				return err
 			}
 		}
 		r.p.intents.set.Add(in)
 	}
 	return f.table.Sync()
+}
+
+// distrust makes the leaves of e unknown, but for free ones. Their marker cannot be found again by reading; and if the pass was
+// about to fill one, then that batch was not durable and comes again.
+func (f *flow) distrust(e extent.Extent) error {
+	for first := e.Off / leafSize; first*leafSize < e.End(); first += chunker.GroupLeaves {
+		n := min(chunker.GroupLeaves, chunker.Leaves(e.End())-first)
+		ds := f.table.Digests(first, n)
+		for i := range ds {
+			if ds[i] != digest.Free {
+				ds[i] = digest.Unknown
+			}
+		}
+		if err := f.table.Set(first, ds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetPoint records that no delta may build on the target any more: free markers are lost with the table, and only a rescan
+// brings them back. p, if given, is the pass that it happened in.
+func (f *flow) forgetPoint(p *pass) error {
+	return f.update(func(r *catalog.Record) {
+		r.Phase, r.Generation, r.Epoch, r.Point, r.Open = mover.Incomplete, catalog.ID{}, 0, catalog.PointInfo{}, nil
+		if p != nil {
+			r.Open = &catalog.PassInfo{ID: catalog.ID(p.Pass), Kind: p.Kind, Generation: catalog.ID(p.Generation), Epoch: p.Epoch, Began: p.began}
+		}
+	})
 }
