@@ -139,7 +139,10 @@ func change(r *rig, rng *mrand.Rand, buf []byte) {
 			err = e
 		}
 	case 1:
-		n = (1 + rng.Int64N(8<<20/4096)) * 4096
+		n = (1 + rng.Int64N(r.size/16/4096)) * 4096
+		if rng.IntN(4) > 0 {
+			n = 8192
+		}
 		arg := [2]uint64{uint64(min(off, r.size-n) / 4096 * 4096), uint64(n)}
 		if _, _, e := unix.Syscall(unix.SYS_IOCTL, r.f.Fd(), blkDiscard, uintptr(unsafe.Pointer(&arg))); e != 0 {
 			err = e
@@ -157,7 +160,7 @@ func change(r *rig, rng *mrand.Rand, buf []byte) {
 func TestHistory(t *testing.T) {
 	for _, variant := range variants {
 		t.Run(variant, func(t *testing.T) {
-			r := newRig(t, 96<<20+512, rigOptions{variant: variant})
+			r := newRig(t, 16<<20+512, rigOptions{variant: variant})
 			f := newFollower(t, r)
 			stop := writers(r, 4, 1)
 			f.begin(r)
@@ -182,7 +185,7 @@ func TestHistory(t *testing.T) {
 func TestKilled(t *testing.T) {
 	for _, variant := range variants {
 		t.Run(variant, func(t *testing.T) {
-			r := newRig(t, 64<<20, rigOptions{variant: variant})
+			r := newRig(t, 12<<20, rigOptions{variant: variant})
 			f := newFollower(t, r)
 			f.begin(r)
 			generation := r.tr.History().Generation
