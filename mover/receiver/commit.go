@@ -78,7 +78,7 @@ func (f *flow) commit(m *wire.Commit) (*wire.Committed, error) {
 	}
 	f.totals.Add(total)
 	f.mu.Unlock()
-	f.finish(p)
+	f.finish(p, nil)
 	return answer, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
@@ -17,10 +18,11 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
-// finishing is the rest of a pass after its commit record, or of a switch to direct mode that a restart interrupted. While it runs,
+// finishing is the rest of a pass after its commit record, or what a restart interrupted: a switch to direct mode, zeroing. While it runs,
 // nothing else happens to the flow.
 type finishing struct {
 	pass  *pass
+	zero  []extent.Extent // free leaves to be zeroed, of a direct pass that was cut off
 	ended chan struct{}
 	done  atomic.Int64 // bytes of log applied
 	total int64
@@ -30,8 +32,8 @@ type finishing struct {
 const applyWriters = 4
 
 // finish begins to finish p in the background. The caller holds the whole gate, or nobody else knows the flow.
-func (f *flow) finish(p *pass) {
-	fin := &finishing{pass: p, ended: make(chan struct{}), total: p.redo.Bytes()}
+func (f *flow) finish(p *pass, zero []extent.Extent) {
+	fin := &finishing{pass: p, zero: zero, ended: make(chan struct{}), total: p.redo.Bytes()}
 	f.mu.Lock()
 	f.finishing, f.since = fin, time.Now()
 	f.mu.Unlock()
@@ -65,6 +67,14 @@ func (f *flow) finish(p *pass) {
 
 func (f *flow) finishPass(fin *finishing) error {
 	p := fin.pass
+	if p.commit == nil && p.direct.Load() {
+		for _, e := range fin.zero {
+			if err := f.target.Zero(f.padded(e)); err != nil {
+				return f.opError("zero", e, err)
+			}
+		}
+		return f.timedSync()
+	}
 	if p.commit == nil {
 		return f.replaceLog(f.s.ctx, p, &fin.done)
 	}

@@ -230,7 +230,9 @@ func (h *history) disturbStaged(p *spass) {
 		got := h.r.content("/t/a", int64(len(h.point)))
 		// A handler of a cut connection may still be at it: what counts is that the record says so before the first write.
 		if st.state().Phase == mover.Point && !bytes.Equal(got, h.point) {
-			h.t.Fatalf("target left its point before the commit, first at byte %d", firstDiff(got, h.point))
+			l := int64(firstDiff(got, h.point)) / leafSize
+			h.t.Fatalf("target left its point before the commit (pass %v, mode %v) in leaf %d (free %v, new content %v)", p.kind, st.openPass().mode(), l, h.free[l],
+				bytes.Equal(h.s.leaf(l), got[l*leafSize:min(int64(len(got)), (l+1)*leafSize)]))
 		}
 	}
 }

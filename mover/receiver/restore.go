@@ -36,15 +36,19 @@ func (f *flow) restore() error {
 		return log.Discard()
 	}
 	p.Head, p.redo, p.began = log.Head, log, log.Began
+	var zero []extent.Extent
 	if log.Mode == mover.Direct {
 		p.direct.Store(true)
-		if err := r.distrust(); err != nil {
-			return err
+		// A commit record means that all of the pass is durable, and the table with it.
+		if p.commit == nil {
+			if zero, err = r.distrust(); err != nil {
+				return err
+			}
 		}
 	}
 	switch {
-	case p.commit != nil || r.switched && !p.direct.Load():
-		f.finish(p)
+	case p.commit != nil || len(zero) > 0 || r.switched && !p.direct.Load():
+		f.finish(p, zero)
 	default:
 		f.mu.Lock()
 		f.pass = p
@@ -117,7 +121,10 @@ func (r *restorer) noteBatch(rec catalog.Rec, ref catalog.Ref) {
 
 // distrust makes every leaf unknown that a direct pass may have been writing when it was cut off: those of its stretches that no
 // durable batch has. What durable batches could not read, or read at last, is noted as well.
-func (r *restorer) distrust() error {
+//
+// Free leaves keep their marker, which could not be found again by reading, but nobody knows whether they are zeros: they may have been
+// about to be zeroed, or to be filled by a batch that will come again. They are returned, to be zeroed.
+func (r *restorer) distrust() (zero []extent.Extent, err error) {
 	f := r.f
 	sure := extent.NewSet(f.table.Size(), leafSize)
 	for _, items := range r.done {
@@ -134,32 +141,40 @@ func (r *restorer) distrust() error {
 		}
 	}
 	for _, in := range r.intents {
-		for e := range sure.Gaps(in) {
-			if err := f.distrust(e); err != nil {
-				return err
-			}
-		}
 		r.p.intents.set.Add(in)
 	}
-	return f.table.Sync()
+	for in := range r.p.intents.set.All() {
+		for e := range sure.Gaps(in) {
+			if zero, err = f.distrust(e, zero); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return zero, f.table.Sync()
 }
 
-// distrust makes the leaves of e unknown, but for free ones. Their marker cannot be found again by reading; and if the pass was
-// about to fill one, then that batch was not durable and comes again.
-func (f *flow) distrust(e extent.Extent) error {
+// distrust makes the leaves of e unknown, but for free ones, which it appends to zero.
+func (f *flow) distrust(e extent.Extent, zero []extent.Extent) ([]extent.Extent, error) {
 	for first := e.Off / leafSize; first*leafSize < e.End(); first += chunker.GroupLeaves {
 		n := min(chunker.GroupLeaves, chunker.Leaves(e.End())-first)
 		ds := f.table.Digests(first, n)
 		for i := range ds {
 			if ds[i] != digest.Free {
 				ds[i] = digest.Unknown
+				continue
+			}
+			x := chunker.LeafExtent(f.table.Size(), first+int64(i))
+			if k := len(zero) - 1; k >= 0 && zero[k].End() == x.Off {
+				zero[k].Len += x.Len
+			} else {
+				zero = append(zero, x)
 			}
 		}
 		if err := f.table.Set(first, ds); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return zero, nil
 }
 
 // forgetPoint records that no delta may build on the target any more: free markers are lost with the table, and only a rescan
