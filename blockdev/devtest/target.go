@@ -127,7 +127,7 @@ func parallel(t *testing.T, d blockdev.Target, want []byte) {
 	for w := range int64(workers) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(7, uint64(w)))
-			for s := w * 512; s < min(size, 1<<20); s += workers * 512 {
+			for s := w * 512; s < min(size, 256<<10); s += workers * 512 {
 				n := min(512, size-s)
 				if r.IntN(8) == 0 {
 					if err := d.Zero(extent.Extent{Off: s, Len: n}); err != nil {
@@ -141,7 +141,7 @@ func parallel(t *testing.T, d blockdev.Target, want []byte) {
 				copy(want[s:], p)
 			}
 			for i := range 3 { // and larger pieces of its own
-				off := 1<<20 + w*(256<<10)
+				off := 256<<10 + w*(256<<10)
 				if off >= size {
 					break
 				}

@@ -47,7 +47,7 @@ func TestInspect(t *testing.T) {
 // TestSignatures lays the marks out by hand, at the places that their formats give.
 func TestSignatures(t *testing.T) {
 	looptest.NeedRoot(t)
-	const size = 16<<20 + 512
+	const size = 2<<20 + 512
 	at := func(off int, s string) map[int]string { return map[int]string{off: s} }
 	le := func(off int, v uint64) map[int]string {
 		return at(off, string(binary.LittleEndian.AppendUint64(nil, v)))

@@ -29,7 +29,7 @@ func Mkfs(t testing.TB, dev, kind string, args ...string) {
 	case "xfs", "btrfs":
 		cmd = []string{"mkfs." + kind, "-q", "-f"}
 	case "swap":
-		cmd = []string{"mkswap", "-q"}
+		cmd = []string{"mkswap"}
 	default:
 		t.Fatalf("no recipe for a filesystem of kind %q", kind)
 	}
