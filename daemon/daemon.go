@@ -102,7 +102,7 @@ func placeOf(role string, c *config.Config) (place, error) {
 		g := c.Gateway
 		return place{string(g.State), string(g.Run), string(g.Socket), g.Metrics, int64(g.Memory) - gatewayBuffers(g)}, nil
 	}
-	return place{}, fmt.Errorf("the config has no section %s: %w", role, sentinel.ErrUsage)
+	return place{}, usagef("the config has no section %s", role)
 }
 
 func open(ctx context.Context, o Options) (role, error) {
@@ -222,5 +222,13 @@ func unknownFlow(name string, all []mover.Status) error {
 	for _, s := range all {
 		text += " " + s.Flow
 	}
-	return fmt.Errorf("%s: %w", text, sentinel.ErrUsage)
+	return &usageError{text}
 }
+
+// usageError is a wrong request; its text needs no more words.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string        { return e.text }
+func (e *usageError) Is(target error) bool { return target == sentinel.ErrUsage }
+
+func usagef(format string, a ...any) error { return &usageError{fmt.Sprintf(format, a...)} }

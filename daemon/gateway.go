@@ -108,7 +108,7 @@ func (g *gateway) Status() []mover.Status { return g.server.Status() }
 
 func (g *gateway) Do(ctx context.Context, verb string, r control.Request, _ func(mover.Progress)) (control.Result, error) {
 	if verb != control.Claim {
-		return control.Result{}, fmt.Errorf("%s is for a source; this is a gateway: %w", verb, sentinel.ErrUsage)
+		return control.Result{}, usagef("%s is for a source; this is a gateway", verb)
 	}
 	known := false
 	for _, f := range g.o.Config.Gateway.Flows {

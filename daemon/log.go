@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"sync"
 
 	"github.com/moverd/mover/internal/logbuf"
 )
@@ -22,12 +23,21 @@ func NewLog(out io.Writer, level slog.Leveler) *Log {
 	return &Log{Logger: slog.New(h), buf: h}
 }
 
-// quiet holds the log back while writers stand still.
-func (l *Log) quiet(on bool) {
-	if on {
-		l.buf.Hold()
-	} else {
-		l.buf.Release()
+// quiet makes what holds the log back while the writers of one flow stand still, and lets it go. Saying the same twice changes nothing: a
+// flow that was left frozen by an earlier process is let go without having been held by this one.
+func (l *Log) quiet() func(bool) {
+	var mu sync.Mutex
+	held := false
+	return func(on bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case on && !held:
+			l.buf.Hold()
+		case !on && held:
+			l.buf.Release()
+		}
+		held = on
 	}
 }
 

@@ -100,10 +100,10 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	}
 	fr := newFreezer(v, p.f, run, p.log)
 	flow, err := sender.New(p.config(), sender.Deps{
-		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: fr, Buffers: p.buffers, Log: p.log, Priority: p.priority,
+		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: fr, Buffers: p.buffers, Log: p.o.Log.Logger, Priority: p.priority,
 		Table:  filepath.Join(dir, "table"),
 		Dial:   func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.c.Gateway.Address, p.tls) },
-		Quiet:  p.o.Log.quiet,
+		Quiet:  p.o.Log.quiet(),
 		Leave:  fr.leave,
 		Record: recorder(run, p.f.Name), Recorded: report,
 	})
@@ -238,7 +238,7 @@ func (p *slot) status() mover.Status {
 	since := p.since
 	p.mu.Unlock()
 	s := mover.Status{Flow: p.f.Name, Role: Source, Device: string(p.f.Volume), State: mover.Stopped, Since: since,
-		Next: fmt.Sprintf("mend it; it is tried again every %v, and at once by moverctl resume %s", retryEvery, p.f.Name)}
+		Next: fmt.Sprintf("mend it; it is tried again every %v, and at once by moverctl resume", retryEvery)}
 	if why != nil {
 		s.Reason, s.LastError = why.Error(), why.Error()
 	}
@@ -286,5 +286,5 @@ func (p *slot) do(ctx context.Context, verb string, r control.Request, progress 
 		report, err := flow.Cutover(ctx, o, progress)
 		return control.Result{Report: report}, err
 	}
-	return control.Result{}, fmt.Errorf("%q is no verb of a source: %w", verb, sentinel.ErrUsage)
+	return control.Result{}, usagef("%q is no verb of a source", verb)
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/control"
 	"github.com/moverd/mover/internal/buffers"
-	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/sender"
 	"github.com/moverd/mover/wire"
@@ -105,7 +104,7 @@ func (s *source) Status() []mover.Status {
 
 func (s *source) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
 	if verb == control.Claim {
-		return control.Result{}, fmt.Errorf("claim is for a gateway; this is a source: %w", sentinel.ErrUsage)
+		return control.Result{}, usagef("claim is for a gateway; this is a source")
 	}
 	for _, p := range s.slots {
 		if p.f.Name == r.Flow {
@@ -130,13 +129,13 @@ func (p *slot) cutover(r control.Request) (sender.CutoverOptions, error) {
 	}
 	switch {
 	case o.Deadline > 10*time.Minute:
-		return o, fmt.Errorf("--deadline %v is longer than 10m; a server whose writers stand still that long is down: %w", o.Deadline, sentinel.ErrUsage)
+		return o, usagef("--deadline %v is longer than 10m; a server whose writers stand still that long is down", o.Deadline)
 	case o.Limit > o.Deadline:
-		return o, fmt.Errorf("--limit %v is longer than the freeze deadline %v; give a longer --deadline: %w", o.Limit, o.Deadline, sentinel.ErrUsage)
+		return o, usagef("--limit %v is longer than the freeze deadline %v; give a longer --deadline", o.Limit, o.Deadline)
 	case o.Leave == "read-only" && p.image():
-		return o, fmt.Errorf("an image file cannot be left read-only; --leave frozen leaves it to its stop hook: %w", sentinel.ErrUsage)
+		return o, usagef("an image file cannot be left read-only; --leave frozen leaves it to its stop hook")
 	case o.Leave == "stopped" && len(c.StopHook) == 0:
-		return o, fmt.Errorf("--leave stopped needs a stop-hook in the flow's config: %w", sentinel.ErrUsage)
+		return o, usagef("--leave stopped needs a stop-hook in the flow's config")
 	}
 	return o, nil
 }

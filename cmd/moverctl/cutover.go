@@ -98,9 +98,10 @@ func (a *app) reported(c *cobra.Command, socket, verb string, req control.Reques
 }
 
 func writable(file string) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".report-*")
+	dir := filepath.Dir(file)
+	f, err := os.CreateTemp(dir, ".report-*")
 	if err != nil {
-		return usagef("--report %s: %v", file, err)
+		return usagef("--report %s: no file can be made in %s: %v", file, dir, errors.Unwrap(err))
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
@@ -23,11 +24,25 @@ type steps struct {
 	open       bool // the last line has no end yet
 }
 
+// stepWords tell what a step of a cutover is, where its news do not.
+var stepWords = map[string]string{
+	"freeze":    "the writers are being stopped",
+	"delta":     "sending the last changes",
+	"read-back": "reading both ends back from their devices",
+	"compare":   "comparing the roots, and the tracker with the kernel",
+	"release":   "handing the target over",
+	"leave":     "leaving the source as asked",
+	"thaw":      "letting the writers go on",
+}
+
 func (s *steps) show(p mover.Progress) {
 	if s.quiet {
 		return
 	}
 	text := p.Text
+	if words, ok := stepWords[p.Step]; ok && (text == p.Step || text == "") {
+		text = words
+	}
 	if p.Total > 0 {
 		text += fmt.Sprintf("  %d%% of %s", percent(p.Done, p.Total), units.Size(p.Total))
 		if p.ETA > 0 {
@@ -61,8 +76,11 @@ func (s *steps) end() {
 // printReport writes the outcome of a cutover, a rehearsal or a verification for people.
 func printReport(w io.Writer, r *mover.Report) {
 	verdict := "done: source and target are equal"
+	if r.Kind == "verify" {
+		verdict = "found source and target equal"
+	}
 	if !r.OK {
-		verdict = "NOT done"
+		verdict = map[bool]string{false: "NOT done", true: "found no equality"}[r.Kind == "verify"]
 		if r.Error != "" {
 			verdict += ": " + r.Error
 		}
@@ -78,12 +96,11 @@ func printReport(w io.Writer, r *mover.Report) {
 	for _, s := range r.Steps {
 		say("  "+s.Name, "%s", units.Duration(seconds(s.Seconds)))
 	}
-	c := r.Totals
-	say("leaves", "%d offered: %d sent, %d equal already, %d copied at the gateway", c.Offered, c.Sent, c.Same, c.Copied)
-	say("parts", "%s put, %s zeros, %s free", units.Size(int64(c.Put)), units.Size(int64(c.Zero)), units.Size(int64(c.Free)))
-	moved := int64(c.Sent)*16<<10 + int64(c.Put)
-	say("logical bytes", "%s moved", units.Size(moved))
 	say("on the wire", "%s%s", units.Size(r.WireOut), average(r.WireOut, took))
+	c := r.Totals
+	say("since the start", "%s moved: %d leaves of %d offered (%d equal already, %d found at the gateway), %s of parts",
+		units.Size(int64(c.Sent)*chunker.LeafSize+int64(c.Put)), c.Sent, c.Offered, c.Same, c.Copied, units.Size(int64(c.Put)))
+	say("not sent", "%s zeros, %s free space", units.Size(int64(c.Zero)), units.Size(int64(c.Free)))
 	if r.SourceRoot != "" || r.TargetRoot != "" {
 		say("source root", "%s", or(r.SourceRoot, "none"))
 		say("target root", "%s", or(r.TargetRoot, "none"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -160,6 +161,9 @@ func point(s mover.Status, now time.Time) string {
 	return fmt.Sprintf("%s, %s ago (epoch %d)", kind, units.Duration(max(0, now.Sub(s.PointTime))), s.PointEpoch)
 }
 
+// verbs are commands in a next step, to which the flow's name belongs.
+var verbs = regexp.MustCompile(`\bmoverctl (cutover|resume|rollback|thaw)\b`)
+
 // notes are the lines below a flow: why it stands still, what may be done.
 func notes(s mover.Status, now time.Time) (out [][2]string) {
 	add := func(name, text string) {
@@ -186,7 +190,7 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 	if len(s.Unreadable) > 0 {
 		add("unreadable", fmt.Sprintf("%d extents were skipped as told: %s", len(s.Unreadable), strings.Join(s.Unreadable, " ")))
 	}
-	add("next", s.Next)
+	add("next", verbs.ReplaceAllString(s.Next, "moverctl $1 "+s.Flow))
 	return out
 }
 

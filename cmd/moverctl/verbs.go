@@ -73,15 +73,15 @@ func (a *app) claimCmd() *cobra.Command {
 		Short: "At the gateway: show what is on a target and claim it for its flow",
 		Args:  exactly("TENANT/HOST/NAME"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if drop && overwrite {
+				return usagef("--drop and --overwrite exclude each other")
+			}
 			if overwrite {
 				if err := a.confirm(yes, fmt.Sprintf("Claim the target of %s although it is not blank? Everything on it will be overwritten.", args[0])); err != nil {
 					return err
 				}
 			}
 			if drop {
-				if overwrite {
-					return usagef("--drop and --overwrite exclude each other")
-				}
 				if err := a.confirm(yes, fmt.Sprintf("Forget the claim of %s with its log and digest table? The target keeps its bytes.", args[0])); err != nil {
 					return err
 				}

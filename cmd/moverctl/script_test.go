@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moverd/mover/blockdev/freeze"
+	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/version"
+	"github.com/moverd/mover/mover"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite golden files")
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "guardian" { // the daemon under test starts itself as guardian
+		freeze.GuardianMain()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// fake is a daemon that answers from tables.
+type fake struct {
+	role  string
+	asked []string
+}
+
+func (f *fake) Daemon() control.Daemon {
+	return control.Daemon{Role: f.role, Version: "v1.2.3", Pid: 42, Config: "/etc/mover/moverd.yaml"}
+}
+
+func (f *fake) Status() []mover.Status {
+	if f.role == "gateway" {
+		return gatewayFlows()
+	}
+	return sourceFlows()
+}
+
+func sourceFlows() []mover.Status {
+	return []mover.Status{
+		{Flow: "root", Role: "source", Device: "/dev/vda", Size: 40 << 30, State: mover.Passing, Since: testNow.Add(-time.Minute),
+			Pass:     &mover.Pass{Kind: "full", Mode: "direct", Epoch: 1, Total: 12 << 30, Read: 6 << 30, Acked: 5 << 30, ETA: 62},
+			Tracking: "ebpf: bitmap, granule 4 KiB, vda (254:0)", Dirty: 212 << 20, DirtyRate: 3 << 20, Rate: 210 << 20, WireRate: 98 << 20,
+			WireOut: 3 << 30, Lag: 61, Conns: 4, RTT: 0.02, Next: "wait for the first recovery point"},
+		{Flow: "data", Role: "source", Device: "/dev/vdb1", Size: 2 << 40, State: mover.Idle, Reason: "next pass in 12s", Since: testNow.Add(-18 * time.Second),
+			Tracking: "ebpf: bitmap, granule 4 KiB, vdb (254:16)", Dirty: 212 << 20, Lag: 18, Conns: 4, Cutover: "final delta 212 MiB, about 4s", Estimate: 4,
+			PointTime: testNow.Add(-3 * time.Minute), PointEpoch: 12, PointConsistency: "fuzzy", Next: "moverctl cutover"},
+		{Flow: "logs", Role: "source", Device: "/dev/mapper/vg-logs", Size: 100 << 30, State: mover.Stopped, Since: testNow.Add(-2 * time.Hour),
+			Reason: "read bytes [4096,8192) of /dev/mapper/vg-logs: input/output error", LastError: "read bytes [4096,8192) of /dev/mapper/vg-logs: input/output error",
+			Tracking: "scan: the volume is a thin volume", Gap: "the daemon was not there when the kernel started",
+			Next: "replace the disk, or set on-read-error: skip", Unreadable: []string{"[4096,8192)"}},
+	}
+}
+
+func gatewayFlows() []mover.Status {
+	return []mover.Status{
+		{Flow: "acme/db1/root", Role: "gateway", Device: "/dev/vdb", Size: 40 << 30, State: mover.Passing, Phase: "incomplete", Conns: 4,
+			Pass: &mover.Pass{Kind: "full", Mode: "direct", Total: 12 << 30, Acked: 5 << 30, ETA: -1}, Rate: 210 << 20, WireRate: 98 << 20, LogLimit: 4 << 30},
+		{Flow: "acme/db1/data", Role: "gateway", Device: "/srv/data.img", Size: 2 << 40, State: mover.Waiting, Reason: "for the source to connect", Phase: "point",
+			Since: testNow.Add(-90 * time.Second), Log: 1 << 20, LogLimit: 4 << 30, PointTime: testNow.Add(-time.Hour), PointEpoch: 7, PointConsistency: "crash"},
+	}
+}
+
+func (f *fake) Do(_ context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
+	b, _ := json.Marshal(r)
+	f.asked = append(f.asked, verb+" "+string(b))
+	if verb != control.Claim && !slices.ContainsFunc(sourceFlows(), func(s mover.Status) bool { return s.Flow == r.Flow }) {
+		return control.Result{}, fmt.Errorf("there is no flow %q; there are root data logs: %w", r.Flow, sentinel.ErrUsage)
+	}
+	switch verb {
+	case control.Cutover:
+		for _, p := range []mover.Progress{
+			{Step: "rounds", Text: "sending what has changed"}, {Step: "rounds", Text: "round 1: 212 MiB sent, the pause would be about 400 ms"},
+			{Step: "freeze", Text: "freeze"}, {Step: "read-back", Text: "reading the source", Done: 5 << 20, Total: 10 << 20, ETA: 2}, {Step: "release", Text: "release"}} {
+			progress(p)
+		}
+		report := report(r)
+		if r.Flow == "logs" {
+			report.OK, report.Error, report.Left = false, "not converged: changes arrive at 90 MiB/s, the line carries 80 MiB/s", "running"
+			return control.Result{Report: report}, fmt.Errorf("%w: changes arrive at 90 MiB/s, the line carries 80 MiB/s", sentinel.ErrNotConverged)
+		}
+		return control.Result{Report: report}, nil
+	case control.Verify:
+		report := report(r)
+		report.Kind = "verify"
+		if r.Flow == "data" {
+			report.OK, report.Error, report.TargetRoot = false, "source and target differ: 16 KiB in 1 places", strings.Repeat("c", 64)
+			report.Differ = []extent.Extent{{Off: 1 << 20, Len: 16 << 10}}
+			return control.Result{Report: report}, fmt.Errorf("%w: 16 KiB in 1 places", sentinel.ErrDiffer)
+		}
+		return control.Result{Report: report}, nil
+	case control.Claim:
+		if !r.Overwrite && !r.Drop {
+			return control.Result{}, fmt.Errorf("target /dev/vdb is not blank (ext4 \"old\"); claim it with --overwrite if nothing on it is needed: %w", sentinel.ErrRefused)
+		}
+	}
+	return control.Result{Text: r.Flow + " " + verb + " done"}, nil
+}
+
+func report(r control.Request) *mover.Report {
+	kind, left := "cutover", "frozen"
+	if r.Rehearse {
+		kind, left = "rehearsal", "running"
+	}
+	if r.Leave != "" {
+		left = r.Leave
+	}
+	return &mover.Report{Flow: r.Flow, Kind: kind, OK: true, Started: testNow, Ended: testNow.Add(3 * time.Second), Pause: 0.41,
+		Steps:  []mover.Step{{Name: "rounds", Seconds: 2.5}, {Name: "freeze", Seconds: 0.05}, {Name: "delta", Seconds: 0.2}, {Name: "read-back", Seconds: 0.16}},
+		Rounds: 2, FinalDelta: 2 << 20, SourceRoot: strings.Repeat("a", 64), TargetRoot: strings.Repeat("a", 64), Compared: 12 << 30, Free: 28 << 30,
+		Unreadable: []string{"[4096,8192)"}, Consistency: "crash", Proof: "exact", Left: left, Generation: "6c9958946b538d66ce2a8ca3a10b9915", Epoch: 13,
+		Totals: mover.Counts{Offered: 100, Sent: 70, Same: 20, Copied: 10, Put: 4096, Zero: 8192, Free: 1 << 30}, WireOut: 1 << 20}
+}
+
+// serve starts a fake on a socket.
+func serve(t *testing.T, f *fake, path string) {
+	t.Helper()
+	ln, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := control.NewServer(context.Background(), f, slog.New(slog.DiscardHandler))
+	done := make(chan error)
+	go func() { done <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestScripts runs testdata/*.txt: a line "$ args" is a command, what follows is its output, standard error marked by "! ", and its exit
+// code when it is not 0. @S and @G are the sockets of a source and a gateway.
+func TestScripts(t *testing.T) {
+	dir := t.TempDir()
+	sockets := strings.NewReplacer("@S", filepath.Join(dir, "s.sock"), "@G", filepath.Join(dir, "g.sock"), "@D", dir)
+	back := strings.NewReplacer(runtime.Version(), "GO", "moverctl "+version.String(), "moverctl VERSION", filepath.Join(dir, "s.sock"), "@S", filepath.Join(dir, "g.sock"), "@G", dir, "@D")
+	source, gateway := &fake{role: "source"}, &fake{role: "gateway"}
+	serve(t, source, filepath.Join(dir, "s.sock"))
+	serve(t, gateway, filepath.Join(dir, "g.sock"))
+
+	scripts, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, path := range scripts {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			script, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got strings.Builder
+			for line := range strings.Lines(string(script)) {
+				args, ok := strings.CutPrefix(line, "$ ")
+				if strings.HasPrefix(line, "# ") {
+					got.WriteString(line)
+				}
+				if !ok {
+					continue
+				}
+				got.WriteString(line)
+				var out, errs bytes.Buffer
+				code := run(t.Context(), strings.Fields(sockets.Replace(args)), &terminal{in: strings.NewReader(""), out: &out, err: &errs, now: func() time.Time { return testNow }})
+				got.WriteString(back.Replace(out.String()))
+				for l := range strings.Lines(back.Replace(errs.String())) {
+					got.WriteString("! " + l)
+				}
+				if code != 0 {
+					fmt.Fprintf(&got, "exit %d\n", code)
+				}
+				for _, f := range []*fake{source, gateway} {
+					for _, a := range f.asked {
+						fmt.Fprintf(&got, "(%s was asked: %s)\n", f.role, a)
+					}
+					f.asked = nil
+				}
+				got.WriteString("\n")
+			}
+			if *rewrite {
+				if err := os.WriteFile(path, []byte(got.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if got.String() != string(script) {
+				t.Errorf("%s is out of date; look at the difference, then go test -rewrite.\n%s", path, diff(string(script), got.String()))
+			}
+		})
+	}
+}
+
+// diff shows the first line that differs.
+func diff(want, got string) string {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range min(len(w), len(g)) {
+		if w[i] != g[i] {
+			return fmt.Sprintf("line %d\nwant %s\ngot  %s", i+1, w[i], g[i])
+		}
+	}
+	return fmt.Sprintf("%d lines, want %d", len(g), len(w))
+}
+
+// The verdict of a JSON answer is for programs: it must parse, and the report must come also with exit code 3.
+func TestJSON(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	serve(t, &fake{role: "source"}, socket)
+	ctl := func(v any, args ...string) int {
+		var out bytes.Buffer
+		code := run(t.Context(), append([]string{"-s", socket, "-o", "json"}, args...), &terminal{in: strings.NewReader(""), out: &out, err: io.Discard, now: time.Now})
+		if err := json.Unmarshal(out.Bytes(), v); err != nil {
+			t.Errorf("%v: %v in %s", args, err, out.String())
+		}
+		return code
+	}
+	var all []mover.Status
+	if code := ctl(&all, "status"); code != 0 || len(all) != 3 || all[0].Pass.Acked != 5<<30 {
+		t.Errorf("status: exit %d, %+v", code, all)
+	}
+	var r mover.Report
+	if code := ctl(&r, "cutover", "root", "--yes"); code != 0 || !r.OK {
+		t.Errorf("cutover: exit %d, %+v", code, r)
+	}
+	if code := ctl(&r, "verify", "data"); code != 3 || r.OK || len(r.Differ) != 1 {
+		t.Errorf("verify: exit %d, %+v", code, r)
+	}
+	file := filepath.Join(t.TempDir(), "report.json")
+	if code := ctl(&r, "cutover", "logs", "--yes", "--report", file); code != 3 || r.OK {
+		t.Errorf("cutover that does not converge: exit %d, %+v", code, r)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil || json.Unmarshal(b, &r) != nil || r.Error == "" {
+		t.Errorf("report file: %v %s", err, b)
+	}
+}
+
+// watch on a terminal paints bars that fit, and without one it prints a line a flow.
+func TestWatchPaint(t *testing.T) {
+	for _, cols := range []int{40, 80, 200} {
+		var b strings.Builder
+		for _, s := range append(sourceFlows(), gatewayFlows()...) {
+			block(&b, s, testNow, cols)
+		}
+		for l := range strings.Lines(b.String()) {
+			if n := len([]rune(strings.TrimSuffix(l, "\n"))); n > cols {
+				t.Errorf("%d columns: a line has %d: %s", cols, n, l)
+			}
+		}
+		if !strings.Contains(b.String(), "█") || !strings.Contains(b.String(), "░") {
+			t.Errorf("%d columns: no bar in\n%s", cols, b.String())
+		}
+	}
+}
