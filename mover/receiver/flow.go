@@ -292,7 +292,8 @@ func (f *flow) closeTarget() error {
 // ready makes sure that the flow is loaded, trying again what went wrong before.
 func (f *flow) ready(ctx context.Context) error {
 	f.mu.Lock()
-	ok := f.loaded && f.broken == nil
+	// Without a claim somebody may have put something in the target's place since.
+	ok := f.loaded && f.broken == nil && f.rec.Target.Identity != ""
 	f.mu.Unlock()
 	if ok {
 		return nil
@@ -302,7 +303,7 @@ func (f *flow) ready(ctx context.Context) error {
 	}
 	defer f.gate.unwhole()
 	f.mu.Lock()
-	ok = f.loaded && f.broken == nil
+	ok = f.loaded && f.broken == nil && f.rec.Target.Identity != ""
 	f.mu.Unlock()
 	if ok {
 		return nil

@@ -152,6 +152,12 @@ func (f *flow) checkResize(r catalog.Record, m *wire.Open) error {
 // createTarget makes the image file of a flow without one and claims it. That this is about to happen is recorded first, so that a
 // crash does not leave a file that nobody dares to touch.
 func (f *flow) createTarget(size int64) error {
+	if err := f.unclaimed(f.record()); err != nil {
+		return err
+	}
+	if f.record().Target.Identity != "" {
+		return f.openTarget(size) // made before a crash
+	}
 	err := f.update(func(r *catalog.Record) { r.Target = catalog.Target{Path: f.cfg.Target, Created: true} })
 	if err != nil {
 		return err
