@@ -344,7 +344,7 @@ func TestMounted(t *testing.T) {
 				t.Errorf("left %s: a write after thaw --stale says %v", leave, err)
 			}
 			if leave == "frozen" {
-				equal(t, loop.Dev, filepath.Join(marks, "target"), true)
+				equal(t, loop.File, filepath.Join(marks, "target"), true)
 			}
 			w.begin("source")
 			w.await("source", "done", is(mover.Done))
