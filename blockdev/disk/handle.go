@@ -168,7 +168,7 @@ func (h *handle) check() error {
 	}
 	size, err := deviceSize(h.f)
 	if err != nil {
-		return &IOError{Op: "check", Path: h.path, Err: err}
+		return &IOError{Op: "check", Path: h.path, Err: h.blame(err)}
 	}
 	return h.resized(size)
 }
@@ -189,6 +189,21 @@ func (h *handle) resized(size int64) error {
 		return fmt.Errorf("%s was resized from %d to %d bytes: %w", h.path, h.raw, size, sentinel.ErrTrackLost)
 	}
 	return nil
+}
+
+// blame finds out whether err came because the device is gone: a device without its disk has size 0, so that reads meet its end, and
+// writes meet a device that is full.
+func (h *handle) blame(err error) error {
+	err = cause(err)
+	if h.dev == 0 || errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	var size int64
+	e := control(h.f, func(int) (e error) { size, e = deviceSize(h.f); return })
+	if _, gone := live.dir(h.dev); e == nil && gone == nil && size > 0 {
+		return err
+	}
+	return unix.ENODEV
 }
 
 func isDevice(st os.FileInfo) bool {

@@ -50,7 +50,7 @@ func (h *handle) readAt(p []byte, off int64) (int, error) {
 		err = fmt.Errorf("it ends at byte %d, not at %d any more: %w", off+int64(n), h.size, io.ErrUnexpectedEOF)
 	}
 	if err != nil {
-		return n, &IOError{"read", h.path, extent.Extent{Off: off + int64(n), Len: int64(want - n)}, err}
+		return n, &IOError{"read", h.path, extent.Extent{Off: off + int64(n), Len: int64(want - n)}, h.blame(err)}
 	}
 	if want < len(p) {
 		return n, io.EOF

@@ -148,3 +148,28 @@ func leaves(t *testing.T, segs []extent.Segment) [][]byte {
 	}
 	return out
 }
+
+// TestVanish unplugs the second disk under an open volume and target. It runs last: the disk does not come back.
+func TestVanish(t *testing.T) {
+	_, b, ok := strings.Cut(*vmDisks, ",")
+	if !ok {
+		t.Fatal("-disks is missing")
+	}
+	v, d := volume(t, b), target(t, b, TargetOptions{})
+	if _, err := d.WriteAt(devtest.Content(1, 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "echo 1 > $(readlink -f /sys/block/"+filepath.Base(b)+"/device)/../remove")
+	p := devtest.Buffer(1 << 20)
+	_, rerr := v.ReadAt(p, 0)
+	_, werr := d.WriteAt(p, 0)
+	for name, err := range map[string]error{"read": rerr, "write": werr, "zero": d.Zero(extent.Extent{Len: 1 << 20}), "sync": d.Sync(), "check": v.Check()} {
+		t.Logf("%s: %v", name, err)
+		if err == nil || !strings.Contains(err.Error(), "gone") || !strings.Contains(err.Error(), b) {
+			t.Errorf("%s of a disk that is gone: %v", name, err)
+		}
+	}
+	want(t, v.Check(), sentinel.ErrNotFound)
+	_, err := OpenTarget(b, TargetOptions{Size: 4096, Create: true})
+	want(t, err, sentinel.ErrNotFound, "no device")
+}

@@ -28,7 +28,7 @@ func (t *Target) WriteAt(p []byte, off int64) (int, error) {
 		n, err = t.writeDevice(p, off)
 	}
 	if err != nil {
-		return n, &IOError{"write", t.h.path, extent.Extent{Off: off + int64(n), Len: int64(len(p) - n)}, cause(err)}
+		return n, &IOError{"write", t.h.path, extent.Extent{Off: off + int64(n), Len: int64(len(p) - n)}, t.h.blame(err)}
 	}
 	return n, nil
 }
@@ -113,11 +113,16 @@ func (t *Target) Zero(e extent.Extent) error {
 	} else {
 		err = t.zeroDevice(e)
 	}
-	var io *IOError
-	if err != nil && !errors.As(err, &io) {
-		err = &IOError{"zero", t.h.path, e, cause(err)}
+	return t.zeroError(e, err)
+}
+
+// zeroError names e, unless the error names a place already.
+func (t *Target) zeroError(e extent.Extent, err error) error {
+	var named *IOError
+	if err == nil || errors.As(err, &named) {
+		return err
 	}
-	return err
+	return &IOError{"zero", t.h.path, e, t.h.blame(err)}
 }
 
 // zeroStep bounds one call into the kernel, which cannot be interrupted.
@@ -137,7 +142,7 @@ func (t *Target) zeroDevice(e extent.Extent) error {
 	for at := from; at < end; {
 		n := min(zeroStep, end-at)
 		if err := t.zeroBlocks(at, n); err != nil {
-			return &IOError{"zero", t.h.path, extent.Extent{Off: at, Len: n}, err}
+			return t.zeroError(extent.Extent{Off: at, Len: n}, err)
 		}
 		at += n
 	}
@@ -238,7 +243,7 @@ func (t *Target) Sync() error {
 	if errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("sync %s: %w", t.h.path, err)
 	}
-	err = &IOError{Op: "sync", Path: t.h.path, Err: err}
+	err = &IOError{Op: "sync", Path: t.h.path, Err: t.h.blame(err)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.broken = err
