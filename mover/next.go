@@ -56,9 +56,6 @@ func Next(f Facts) (Choice, error) {
 	if f.State.Phase == Released && !f.Reclaim {
 		return Choice{}, fmt.Errorf("%w: the target was handed over at epoch %d; rollback takes it back", sentinel.ErrRefused, f.State.Epoch)
 	}
-	if f.State.TargetSize > 0 && f.State.TargetSize < f.Size {
-		return Choice{}, fmt.Errorf("%w: the volume has %d bytes and the target %d; give the flow a larger target", sentinel.ErrRefused, f.Size, f.State.TargetSize)
-	}
 	kind, why := choose(f)
 	return Choice{kind, f.Lost != nil, why}, nil
 }

@@ -274,9 +274,22 @@ func read(t testing.TB, from interface {
 	return b
 }
 
+// applied waits until the gateway has applied what is committed: COMMITTED comes before that.
+func (r *rig) applied() {
+	r.t.Helper()
+	end := time.Now().Add(30 * time.Second)
+	for r.gw.Status()[0].State == mover.Applying {
+		if time.Now().After(end) {
+			r.t.Fatalf("still applying after 30 s: %+v", r.gw.Status())
+		}
+		time.Sleep(time.Millisecond) // polling what a person would watch
+	}
+}
+
 // same fails when target and volume differ anywhere but in free leaves.
 func (r *rig) same() {
 	r.t.Helper()
+	r.applied()
 	r.mu.Lock()
 	target := r.target.Reopen()
 	r.mu.Unlock()

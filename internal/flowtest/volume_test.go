@@ -43,6 +43,7 @@ type volume struct {
 	deadline *time.Timer
 	voided   chan struct{}
 	freezes  int
+	onFreeze func() // called when writers have stopped
 }
 
 func newVolume(size int64) *volume {
@@ -214,6 +215,9 @@ func (f freezer) Names() []string { return []string{"model"} }
 func (f freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 	v := f.v
 	v.gate.Lock()
+	if v.onFreeze != nil {
+		v.onFreeze()
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.frozen, v.broken, v.kept, v.voided = true, false, false, make(chan struct{})

@@ -32,6 +32,7 @@ type Flow struct {
 	paused   bool
 	stopped  error         // why nothing goes on without the operator
 	syncNow  []chan error  // who waits for the end of the next pass that begins
+	syncing  []chan error  // who waits for the end of the one under way
 	view     view          // see status.go
 	current  *pass         // under way or waiting for a link
 	cancel   func(error)   // ends the step under way; nil: it must not be ended from outside
@@ -199,7 +200,6 @@ func (f *Flow) after(err error) {
 	if err == nil {
 		f.retry = 0
 		f.due = now.Add(f.cfg.Interval)
-		f.answerSync(nil)
 		return
 	}
 	f.noteError(err)
@@ -225,6 +225,11 @@ func (f *Flow) needsOperator(err error) bool {
 // idle waits until a pass is due (nil), or an order comes. The error is that of ctx.
 func (f *Flow) idle(ctx context.Context) (*order, error) {
 	for {
+		select { // first, or passes back to back would never let one in
+		case o := <-f.orders:
+			return o, nil
+		default:
+		}
 		state, reason, next, wait := f.standing()
 		if wait == 0 {
 			return nil, ctx.Err()

@@ -63,7 +63,7 @@ type conn struct {
 	slot int
 	load atomic.Int64  // plain bytes of batches on it
 	gone chan struct{} // closed when it is of no more use
-	err  error         // why, before gone is closed
+	err  error         // why; set before gone and the channels of waiters are closed
 }
 
 // waiter waits for the answer to a request.
@@ -299,6 +299,7 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 	l.in.Add(c.WireIn())
 	l.out.Add(c.WireOut())
 	l.mu.Lock()
+	c.err = err
 	asked := false
 	for seq, w := range l.waiting {
 		if w.conn == c {
@@ -313,7 +314,6 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 			break
 		}
 	}
-	c.err = err
 	close(c.gone)
 	l.change()
 	l.mu.Unlock()
@@ -483,6 +483,14 @@ func (l *link) flowState(ctx context.Context) (mover.FlowState, error) {
 	l.state = st
 	l.mu.Unlock()
 	return st, nil
+}
+
+// setState notes what the gateway has said about the flow in another way.
+func (l *link) setState(change func(*mover.FlowState)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.state)
+	l.change()
 }
 
 // linkView is what Status shows of the link.

@@ -74,11 +74,23 @@ func (f *Flow) Sync(ctx context.Context) error {
 	}
 }
 
-// answerSync tells those who wait for a pass how it went. Who came after its Take is told too early by at most that pass.
+// beginSync is called before a Take: who waits until now gets what it brings.
+func (f *Flow) beginSync() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.syncing = append(f.syncing, f.syncNow...)
+	f.syncNow = nil
+}
+
+// answerSync tells those who wait for a pass how it went; an error goes to those too who wait for the next one.
 func (f *Flow) answerSync(err error) {
 	f.mu.Lock()
-	waiting := f.syncNow
-	f.syncNow = nil
+	waiting := f.syncing
+	f.syncing = nil
+	if err != nil {
+		waiting = append(waiting, f.syncNow...)
+		f.syncNow = nil
+	}
 	f.mu.Unlock()
 	for _, ch := range waiting {
 		ch <- err

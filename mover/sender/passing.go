@@ -36,7 +36,11 @@ func (f *Flow) pass(ctx context.Context, frozen bool) (*pass, error) {
 		switch {
 		case err == nil:
 			f.drop(p)
-			return p, f.finish(p)
+			if err := f.finish(p); err != nil {
+				return nil, err
+			}
+			f.answerSync(nil)
+			return p, nil
 		case ctx.Err() != nil: // the pass stays, to be taken up
 			return nil, context.Cause(ctx)
 		case errors.Is(err, errDown):
@@ -103,6 +107,7 @@ func (f *Flow) begin(ctx context.Context, frozen bool) (*pass, error) {
 			}
 			f.lost = nil
 		}
+		f.beginSync()
 		took := time.Now()
 		epoch, dirty, err := tr.Take(ctx)
 		if errors.Is(err, sentinel.ErrTrackLost) { // C2

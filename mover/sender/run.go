@@ -103,13 +103,16 @@ func (r *run) watch(ctx context.Context) error {
 func (r *run) giveBack() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	for _, b := range r.p.again { // these wait there already
+		delete(r.flight, b)
+	}
 	for b := range r.flight {
 		r.release(b)
 		r.detach(b)
 		b.stage = queued
-		r.p.mu.Lock()
 		r.p.again = append(r.p.again, b)
-		r.p.mu.Unlock()
 	}
 	clear(r.flight)
 	clear(r.checks)
@@ -189,12 +192,19 @@ func (r *run) release(b *batch) {
 
 // detach takes b off its connection. r.mu is held.
 func (r *run) detach(b *batch) {
-	if b.conn != nil {
-		b.conn.load.Add(-b.bytes)
-		b.conn = nil
-	}
+	r.move(b, nil)
 	delete(r.checks, b.ask)
 	b.ask = 0
+}
+
+// move puts b on another connection, or none. r.mu is held.
+func (r *run) move(b *batch, c *conn) {
+	if b.conn != nil {
+		b.conn.load.Add(-b.bytes)
+	}
+	if b.conn = c; c != nil {
+		c.load.Add(b.bytes)
+	}
 }
 
 // redo queues b to be done again from its reading. The caller owns b.
@@ -224,11 +234,7 @@ func (r *run) attach(b *batch, c *conn, s stage, withSeq bool) bool {
 		return false
 	default:
 	}
-	if b.conn != c {
-		r.detach(b)
-		b.conn = c
-		c.load.Add(b.bytes)
-	}
+	r.move(b, c)
 	b.stage, b.early = s, false
 	b.writing++
 	if withSeq {

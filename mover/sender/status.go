@@ -68,6 +68,7 @@ func (f *Flow) committed(p *pass) {
 	counts := p.counts
 	p.mu.Unlock()
 	f.deps.Log.Info("pass committed", "flow", f.cfg.Flow, "kind", p.kind.String(), "epoch", p.epoch, "bytes", p.total, "took", took.Round(time.Millisecond))
+	f.link.setState(func(s *mover.FlowState) { s.Phase, s.Generation, s.Epoch = mover.Point, p.generation, p.epoch })
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := &f.view

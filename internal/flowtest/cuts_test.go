@@ -1,0 +1,62 @@
+package flowtest
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/sender"
+)
+
+// Nothing that was acked is sent again: a pass over a line that is cut all the time ends, and sends little more than once.
+func TestCutsDoNotStartOver(t *testing.T) {
+	r := newRig(t, 48<<20, 0)
+	r.config.Compression = "off"
+	r.config.Window = 8 << 20
+	r.vol.write(0, 48<<20)
+	r.proxy.cutEvery(rand.New(rand.NewPCG(5, 5)), 12<<20)
+	r.start()
+	s := r.wait("the full pass", func(s mover.Status) bool { return s.Passes == 1 })
+	r.same()
+	if s.Reconnects == 0 || r.proxy.cuts == 0 {
+		t.Fatalf("nothing was cut: %+v", s)
+	}
+	// A cut loses at most the window.
+	if most := s.Reconnects * 8 << 20; s.Resent > most {
+		t.Errorf("%d bytes sent again after %d cuts, at most %d were unacked", s.Resent, s.Reconnects, most)
+	}
+	t.Logf("%d cuts, %d bytes sent again of %d", s.Reconnects, s.Resent, 48<<20)
+}
+
+// A line of 100 ms round trip is filled: the pass takes a few round trips, not one for each batch.
+func TestLongLine(t *testing.T) {
+	r := newRig(t, 256<<20, 50*time.Millisecond)
+	r.config.Compression = "off"
+	r.gwConf = nil
+	r.vol.write(0, 256<<20)
+	began := time.Now()
+	r.start()
+	r.wait("the full pass", func(s mover.Status) bool { return s.Passes == 1 })
+	took := time.Since(began)
+	t.Logf("256 MiB at 100 ms in %v: %.0f MB/s", took, 268/took.Seconds())
+	if took > 20*time.Second { // 64 batches, offer and data, one after the other: 13 s and more of waiting alone
+		t.Errorf("took %v", took)
+	}
+	for i := range 3000 {
+		r.vol.write(int64(i)*80<<10, granule)
+	}
+	began = time.Now()
+	r.sync()
+	took = time.Since(began)
+	t.Logf("delta of 3,000 blocks at 100 ms in %v", took)
+	if took > 5*time.Second {
+		t.Errorf("the delta took %v", took)
+	}
+	if s := r.flow.Status(); s.RTT < 0.1 || s.RTT > 3 {
+		t.Errorf("round trip %v", s.RTT)
+	}
+	_, err := r.cutover(sender.CutoverOptions{Limit: 10 * time.Second})
+	must(t, err)
+	r.same()
+}
