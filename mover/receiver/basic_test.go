@@ -11,10 +11,6 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
-const childEnv = "RECEIVER_TEST_CHILD"
-
-func childMain() int { return 0 }
-
 func fill(b []byte, seed uint64) {
 	c := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 7})
 	c.Read(b)

@@ -144,12 +144,22 @@ func (c *conn) run() {
 	c.drop()
 	for in := range frames {
 		c.release(in.buf)
+		c.link.busy.Add(-1)
 	}
 	beside.Wait()
 }
 
 func (c *conn) handleAll(frames <-chan inFrame) error {
-	for in := range frames {
+	for {
+		var in inFrame
+		var more bool
+		select {
+		case in, more = <-frames:
+		case <-c.ctx.Done(): // the reader may be kept by a peer that does not hang up
+		}
+		if !more {
+			return nil
+		}
 		err := c.ctx.Err()
 		if err == nil {
 			err = c.handle(in)
@@ -163,7 +173,6 @@ func (c *conn) handleAll(frames <-chan inFrame) error {
 			return err
 		}
 	}
-	return nil
 }
 
 // tell ends the connection, or the whole flow's link, depending on what went wrong.
