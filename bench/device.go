@@ -56,7 +56,7 @@ func detach(dev string) error {
 // Mkfs makes a filesystem whose unused space is known to be zero, which lets cmp compare whole devices.
 func Mkfs(ctx context.Context, dev, kind string) error {
 	args := map[string][]string{
-		"ext4":  {"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", dev},
+		"ext4":  {"mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", dev},
 		"xfs":   {"mkfs.xfs", "-q", "-f", dev},
 		"btrfs": {"mkfs.btrfs", "-q", "-f", dev},
 	}[kind]

@@ -45,7 +45,7 @@ func newPlan(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 0x736f616b))
 	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
 	p := plan{seed: seed, fs: pick("ext4", "ext4", "xfs", "btrfs", "raw", "raw"), sector: 512, threads: 1 + rng.IntN(3), conns: 2 + rng.IntN(3),
-		rate: pick("4MiB", "16MiB", "40MiB"), interval: pick("0s", "0s", "200ms"), logLimit: pick("4MiB", "64MiB", "64MiB"),
+		rate: pick("4MiB", "16MiB", "40MiB"), interval: pick("0s", "0s", "200ms"), logLimit: pick("16MiB", "64MiB", "64MiB"),
 		early: rng.IntN(3) == 0}
 	p.size = map[string]int64{"ext4": 160 << 20, "xfs": 320 << 20, "btrfs": 200 << 20, "raw": 96<<20 + 512*rng.Int64N(64)}[p.fs]
 	if rng.IntN(4) == 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -282,6 +283,9 @@ func (s *soak) cutover(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
+		if _, err := s.r.Ctl(ctx, "source", "resume", flowName); err != nil { // a failing disk stops a flow until the operator says so
+			s.note("resume: %.200v", err)
+		}
 		if s.plan.fs == "raw" { // its stop hook has ended the writer
 			if err := s.startWriter(ctx); err != nil {
 				return err
@@ -304,7 +308,7 @@ func (s *soak) judge(ctx context.Context) error {
 	p := s.plan
 	if p.early && p.fs != "raw" && p.fs != "btrfs" {
 		if err := cmpUsed(ctx, s.dir, s.dev, s.r.o.Target, p.size); err != nil {
-			return err
+			return fmt.Errorf("differing bytes after the cutover: %w", err)
 		}
 	} else if err := Cmp(ctx, s.dev, s.r.o.Target, p.size); err != nil {
 		return fmt.Errorf("differing bytes after the cutover: %w", err)
@@ -314,6 +318,10 @@ func (s *soak) judge(ctx context.Context) error {
 		return nil
 	}
 	if p.fs != "raw" {
+		s.r.KillSource() // what is left frozen has to stay frozen without it
+		if _, err := Run(ctx, "timeout", "0.2", "touch", filepath.Join(s.dir, "x")); err == nil {
+			return errors.New("the source was to stay frozen, but it takes writes")
+		}
 		s.writer.cmd.Process.Kill()
 		if err := Unmount(s.dir); err != nil {
 			return err
