@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 RUNS ?= 200
 SEED ?= 1
 FUZZTIME ?= 5s
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 go_build := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X github.com/moverd/mover/internal/version.value=$(version)"

@@ -53,6 +53,8 @@ type role interface {
 	reload(c *config.Config) error
 	// beat tells that the role's loops are alive; it may take a lock of each.
 	beat()
+	// totals are metrics beside those of flows.
+	totals() []metrics.Total
 	close() error
 }
 
@@ -166,7 +168,7 @@ type web struct {
 	ln net.Listener
 }
 
-func listenMetrics(role string, m config.Metrics, r control.Service) (*web, error) {
+func listenMetrics(name string, m config.Metrics, r role) (*web, error) {
 	if m.Listen == "off" {
 		return nil, nil
 	}
@@ -175,7 +177,7 @@ func listenMetrics(role string, m config.Metrics, r control.Service) (*web, erro
 		return nil, fmt.Errorf("metrics: %w; metrics.listen names another address, or off", err)
 	}
 	w := &web{ln: ln}
-	w.Handler = metrics.Handler(role, version.String(), r.Status)
+	w.Handler = metrics.Handler(name, version.String(), r.Status, r.totals())
 	w.ReadTimeout, w.WriteTimeout = 10*time.Second, 30*time.Second
 	return w, nil
 }

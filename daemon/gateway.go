@@ -10,6 +10,7 @@ import (
 	"github.com/moverd/mover/blockdev/disk"
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/daemon/metrics"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/internal/version"
 	"github.com/moverd/mover/mover"
@@ -92,6 +93,8 @@ func inspect(path string) (receiver.Found, error) {
 func (g *gateway) run(ctx context.Context) error { return g.server.Serve(ctx, g.ln) }
 
 func (g *gateway) beat() { g.server.Status() }
+
+func (g *gateway) totals() []metrics.Total { return Totals(g.server.Metrics) }
 
 // close waits for writes that are under way; what is not applied then is replayed at the next start.
 func (g *gateway) close() error { return errors.Join(g.server.Close()) }

@@ -12,6 +12,7 @@ import (
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/daemon/metrics"
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/sender"
@@ -74,6 +75,8 @@ func (s *source) run(ctx context.Context) error {
 }
 
 func (s *source) beat() { s.Status() }
+
+func (s *source) totals() []metrics.Total { return nil }
 
 func (s *source) close() error {
 	var errs []error

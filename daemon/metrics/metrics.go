@@ -84,6 +84,13 @@ var flows = []metric{
 	{"mover_log_limit_bytes", "Largest redo log; a larger pass is applied directly.", gauge, only("gateway", func(s *mover.Status) float64 { return float64(s.LogLimit) })},
 }
 
+// Total is one number of a gateway over all flows.
+type Total struct {
+	Name, Help string
+	Gauge      bool
+	Value      func() float64
+}
+
 // states are all that mover_flow_state tells apart.
 var states = []mover.State{mover.Connecting, mover.Idle, mover.Passing, mover.Settling, mover.Frozen, mover.Done, mover.Paused,
 	mover.Stopped, mover.Applying, mover.Waiting}
@@ -110,7 +117,7 @@ func New(status func() []mover.Status) *Collector {
 	return c
 }
 
-// Names lists every metric that a Collector may show, and mover_info.
+// Names lists every metric that a Collector may show, and mover_info. Those of a Total are its own.
 func Names() []string {
 	names := []string{"mover_info", "mover_flow_state", "mover_flow_tracking"}
 	for _, m := range flows {
@@ -147,8 +154,8 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// Handler serves /metrics: the flows, the process and Go.
-func Handler(role, version string, status func() []mover.Status) http.Handler {
+// Handler serves /metrics: the flows, the totals, the process and Go.
+func Handler(role, version string, status func() []mover.Status, totals []Total) http.Handler {
 	reg := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mover_info", Help: "Always 1; labels tell the role and version.",
@@ -156,6 +163,13 @@ func Handler(role, version string, status func() []mover.Status) http.Handler {
 	})
 	info.Set(1)
 	reg.MustRegister(info, New(status), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, t := range totals {
+		if t.Gauge {
+			reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: t.Name, Help: t.Help}, t.Value))
+		} else {
+			reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: t.Name, Help: t.Help}, t.Value))
+		}
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2, Timeout: 20 * time.Second}))
 	return mux

@@ -29,7 +29,7 @@ func flowsForTest() []mover.Status {
 // The scrape is golden: a name, a label or a unit that changes breaks somebody's alert.
 func TestScrape(t *testing.T) {
 	w := httptest.NewRecorder()
-	Handler("source", "v1.2.3", flowsForTest).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	Handler("source", "v1.2.3", flowsForTest, nil).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	var ours []string
 	for l := range strings.Lines(w.Body.String()) {
 		if strings.Contains(l, "mover_") {
@@ -56,7 +56,7 @@ func TestScrape(t *testing.T) {
 		}
 	}
 	if w := httptest.NewRecorder(); true {
-		Handler("source", "v1.2.3", flowsForTest).ServeHTTP(w, httptest.NewRequest("POST", "/metrics", nil))
+		Handler("source", "v1.2.3", flowsForTest, nil).ServeHTTP(w, httptest.NewRequest("POST", "/metrics", nil))
 		if w.Code != 405 {
 			t.Errorf("POST answered %d", w.Code)
 		}

@@ -1,0 +1,36 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/moverd/mover/daemon/metrics"
+	"github.com/moverd/mover/mover/receiver"
+)
+
+// Totals are what a gateway counts over all flows. server is asked at each scrape.
+func Totals(server func() receiver.Metrics) []metrics.Total {
+	of := func(name, help string, f func(receiver.Metrics) int64) metrics.Total {
+		return metrics.Total{Name: name, Help: help, Value: func() float64 { return float64(f(server())) }}
+	}
+	seconds := func(name, help string, f func(receiver.Metrics) time.Duration) metrics.Total {
+		return metrics.Total{Name: name, Help: help, Value: func() float64 { return f(server()).Seconds() }}
+	}
+	conns := of("mover_gateway_connections", "Connections of sources.", func(m receiver.Metrics) int64 { return int64(m.Conns) })
+	conns.Gauge = true
+	return []metrics.Total{
+		conns,
+		of("mover_dedup_hits_total", "Leaves that were found elsewhere and proved right.", func(m receiver.Metrics) int64 { return m.DedupHits }),
+		of("mover_dedup_misses_total", "Leaves that the dedup index does not have.", func(m receiver.Metrics) int64 { return m.DedupMisses }),
+		of("mover_dedup_mismatches_total", "Candidates whose content was no longer what the index says.", func(m receiver.Metrics) int64 { return m.DedupMismatches }),
+		of("mover_target_written_bytes_total", "Bytes written to targets, without zeros.", func(m receiver.Metrics) int64 { return m.WrittenBytes }),
+		of("mover_target_zeroed_bytes_total", "Bytes zeroed on targets.", func(m receiver.Metrics) int64 { return m.ZeroedBytes }),
+		of("mover_target_read_bytes_total", "Bytes read from targets.", func(m receiver.Metrics) int64 { return m.ReadBytes }),
+		of("mover_target_syncs_total", "Syncs of targets.", func(m receiver.Metrics) int64 { return m.TargetSyncs }),
+		seconds("mover_target_sync_seconds_total", "Time that they took.", func(m receiver.Metrics) time.Duration { return m.TargetSyncTime }),
+		of("mover_log_syncs_total", "Syncs of redo logs.", func(m receiver.Metrics) int64 { return m.LogSyncs }),
+		seconds("mover_log_sync_seconds_total", "Time that they took.", func(m receiver.Metrics) time.Duration { return m.LogSyncTime }),
+		of("mover_applies_total", "Committed logs that were applied.", func(m receiver.Metrics) int64 { return m.Applies }),
+		seconds("mover_apply_seconds_total", "Time that this took.", func(m receiver.Metrics) time.Duration { return m.ApplyTime }),
+		of("mover_readback_differs_total", "Leaves that did not read as they were written.", func(m receiver.Metrics) int64 { return m.ReadBackDiffers }),
+	}
+}
