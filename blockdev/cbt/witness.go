@@ -136,6 +136,9 @@ func (l *leaf) setBase() error {
 	}
 	best, agree := last.rest(), 0
 	for end := time.Now().Add(baseLimit); agree < baseSamples && time.Now().Before(end); {
+		if !last.underway {
+			time.Sleep(quietPause)
+		}
 		s, err := l.sample()
 		if err != nil {
 			return err
@@ -152,9 +155,7 @@ func (l *leaf) setBase() error {
 		if d == best && s.quiet() {
 			agree++
 		}
-		if last = s; !s.underway {
-			time.Sleep(quietPause)
-		}
+		last = s
 	}
 	_, e := l.seen()
 	l.st.Written, l.st.Discarded = best.written, best.discarded

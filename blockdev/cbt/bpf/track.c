@@ -23,7 +23,7 @@
 #define UNIT (UNIT_WORDS * PER_WORD)     // granules that one granule of `coarse` stands for
 #define SHORT_WORDS (2 * UNIT_WORDS)     // a range that fits in so many words is marked without `coarse`
 #define COARSE_WORDS 260                 // 4 GiB (a request's limit) at granules of 4 KiB, in words of `coarse`
-#define MAX_BIOS 1024                    // ranges of one merged discard: drivers allow 256
+#define MAX_BIOS 256                     // ranges of one merged discard that drivers allow
 #define NESTING 3                        // task, soft interrupt, hard interrupt
 
 volatile const int major, first_minor;
@@ -210,18 +210,26 @@ __attribute__((noinline)) int mark_bio(u64 sector, u32 bytes)
 	return mark(sector, bytes);
 }
 
-// mark_bios marks each bio of a discard for itself: drivers merge discards that do not touch each other, and the request then has
-// the first one's sector and the sum of the lengths. What completes now has not been advanced past yet.
-static __always_inline int mark_bios(struct bio *bio)
+// mark_discard marks each bio of a discard for itself: drivers merge discards that do not touch each other, and the request then has the
+// first one's sector and the sum of the lengths. What completes now has not been advanced past yet. More bios than any driver takes
+// ranges are merged only where they touch each other: then the last one ends where the sum does.
+static __always_inline int mark_discard(struct request *rq, u64 sector, u32 bytes)
 {
+	struct bio *bio = rq->bio, *tail = rq->biotail;
 	int bad = 0;
+	if (!bio)
+		return mark(sector, bytes);
 	for (u32 i = 0; i < MAX_BIOS; i++) {
 		if (!bio)
 			return bad;
 		bad |= mark_bio(bio->bi_iter.bi_sector, bio->bi_iter.bi_size);
 		bio = bio->bi_next;
 	}
-	return 1;
+	if (!bio)
+		return bad;
+	if (tail->bi_iter.bi_sector + tail->bi_iter.bi_size / 512 != sector + bytes / 512)
+		return 1;
+	return mark_bio(sector, bytes);
 }
 
 // first_sight tells whether this copy is the first to see an event, so that the sums are a union over the copies: each event is counted
@@ -355,8 +363,8 @@ static __always_inline int complete(struct request *rq, u32 bytes, int copy)
 	int discard = op == OP(DISCARD), bad = 0;
 	if (passed)
 		;
-	else if ((discard || op == OP(SECURE_ERASE)) && rq->bio)
-		bad = mark_bios(rq->bio);
+	else if (discard || op == OP(SECURE_ERASE))
+		bad = mark_discard(rq, sector, bytes);
 	else
 		bad = mark(sector, bytes);
 
