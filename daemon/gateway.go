@@ -42,7 +42,7 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		return nil, fmt.Errorf("gateway.listen: %w", err)
 	}
 	rc := receiver.Config{
-		StateDir: string(c.State), TLS: tls, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory),
+		StateDir: string(c.State), TLS: tls, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off,
 		Agent: "moverd/" + version.String(), OpenTarget: openTarget(c.Flows), Inspect: inspect, Log: o.Log.Logger,
 	}
 	for _, f := range c.Flows {

@@ -34,6 +34,7 @@ type Config struct {
 	Memory       int64         // bytes of buffers over all flows; 256 MiB, at least 48 MiB
 	LogLimit     int64         // bytes of redo log per flow; 1 GiB, at least 1 MiB
 	IndexMemory  int64         // bytes of the dedup index; 64 MiB
+	NoDedup      bool          // the index is neither asked nor filled
 	TableMemory  int64         // bytes of each flow's digest table; 8 MiB
 	Conns        int           // most connections; 256
 	ConnsPerLink int           // most connections of one link; 16

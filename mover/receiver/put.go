@@ -85,7 +85,9 @@ func (f *flow) putData(ctx ctxt, items []wire.Item, plain []byte, leaves []diges
 		if err := f.table.Set(first, ds); err != nil {
 			return fmt.Errorf("note digests: %w", diskFull(err))
 		}
-		f.s.index.Add(f.cfg.Tenant, f.record().Number, first, ds, chunker.ZeroLeaf)
+		if !f.s.cfg.NoDedup {
+			f.s.index.Add(f.cfg.Tenant, f.record().Number, first, ds, chunker.ZeroLeaf)
+		}
 	}
 	return nil
 }

@@ -232,7 +232,7 @@ func (r *resolved) candidates(ctx ctxt) error {
 			cs, ds = append(cs, candidate{i: i}), append(ds, r.digests[i])
 		}
 	}
-	if len(cs) == 0 {
+	if len(cs) == 0 || r.f.s.cfg.NoDedup {
 		return nil
 	}
 	places := make([]catalog.Place, len(cs))
