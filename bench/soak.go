@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -319,8 +318,8 @@ func (s *soak) judge(ctx context.Context) error {
 	}
 	if p.fs != "raw" {
 		s.r.KillSource() // what is left frozen has to stay frozen without it
-		if _, err := Run(ctx, "timeout", "0.2", "touch", filepath.Join(s.dir, "x")); err == nil {
-			return errors.New("the source was to stay frozen, but it takes writes")
+		if _, err := Run(ctx, "fsfreeze", "-f", s.dir); err == nil {
+			return errors.New("the source was to stay frozen, also without moverd, but could be frozen anew")
 		}
 		s.writer.cmd.Process.Kill()
 		if err := Unmount(s.dir); err != nil {

@@ -40,6 +40,9 @@ type cutover struct {
 	generation mover.ID
 }
 
+// flusher is a volume that can have page caches above it written back.
+type flusher interface{ Flush() error }
+
 // held is what a freezer may tell beyond its contract.
 type held interface {
 	Held() bool              // unbroken until now
@@ -296,6 +299,11 @@ func (c *cutover) freeze(ctx context.Context) error {
 	if f.deps.Freezer != nil {
 		if err := f.deps.Freezer.Freeze(ctx, c.o.Deadline); err != nil {
 			return errors.Join(fmt.Errorf("freeze: %w", err), f.resumeWriting())
+		}
+	}
+	if v, ok := f.deps.Volume.(flusher); ok { // writers without a filesystem leave bytes in page caches
+		if err := v.Flush(); err != nil {
+			return errors.Join(err, f.thaw())
 		}
 	}
 	f.mu.Lock()
