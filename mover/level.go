@@ -39,6 +39,9 @@ func (l *Levels) cost(level int) LevelCost {
 		return s
 	}
 	c := priors[level]
+	if level == 0 {
+		return c
+	}
 	// A level not tried yet gains as much over what was measured as it typically does.
 	for i := 1; i < LevelCount; i++ {
 		if s := l.seen[i]; s.Ratio > 0 {

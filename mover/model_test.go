@@ -1,0 +1,257 @@
+package mover
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/internal/sentinel"
+)
+
+// The model: a volume of a few granules as versions, a tracker, a source with a table of free leaves, and a gateway that stages or
+// writes directly, each as plain values. Anything may die between any two steps, and answers may be lost. Whatever happened, after
+// one more orderly pass with the writers stopped the target equals the volume (C1, C2, C4, C6, C8).
+type world struct {
+	rnd *rand.Rand
+
+	disk  []int // version of each granule
+	used  []bool
+	clock int
+
+	// tracker: survives the source's process
+	dirty, taken []bool
+	history      blockdev.History
+	lost         error
+	gens         byte
+
+	// source: dies with its process, but for the table
+	tag     Tag
+	marked  []bool // the table says free
+	srcLost error
+
+	// gateway: all durable
+	target []int
+	state  FlowState
+
+	backupTarget []int // of the gateway's machine, with its state
+	backupState  FlowState
+}
+
+const cells = 12
+
+func newWorld(seed uint64) *world {
+	w := &world{rnd: rand.New(rand.NewPCG(seed, 99)), disk: make([]int, cells), used: make([]bool, cells), dirty: make([]bool, cells),
+		taken: make([]bool, cells), marked: make([]bool, cells), target: make([]int, cells)}
+	for i := range w.target {
+		w.target[i] = -1 // whatever lay there
+		w.used[i] = true
+	}
+	w.state = FlowState{Phase: Fresh}
+	w.newGeneration()
+	return w
+}
+
+func (w *world) newGeneration() {
+	w.gens++
+	w.history = blockdev.History{Generation: id(int64(w.gens))}
+	clear(w.dirty)
+	clear(w.taken)
+}
+
+func (w *world) write() {
+	i := w.rnd.IntN(cells)
+	w.clock++
+	w.disk[i], w.used[i], w.dirty[i] = w.clock, true, true
+}
+
+// dies tells whether the source dies or the link breaks for good at this step.
+func (w *world) dies() bool { return w.rnd.IntN(12) == 0 }
+
+// someWrites lets writers run between two steps of the source.
+func (w *world) someWrites(quiet bool) {
+	for !quiet && w.rnd.IntN(3) == 0 {
+		w.write()
+	}
+}
+
+// pass is what mover/sender does, as a model. It returns whether it came to its end.
+func (w *world) pass(quiet bool) (bool, error) {
+	facts := Facts{Lost: w.srcLost, History: w.history, Table: w.tag, Size: cells, State: w.state}
+	if w.srcLost == nil && w.lost != nil {
+		w.srcLost = w.lost // Take says so
+		return false, nil
+	}
+	c, err := Next(facts)
+	if err != nil {
+		return false, err
+	}
+	if c.Restart {
+		w.lost, w.srcLost = nil, nil
+		w.newGeneration()
+	}
+	if w.dies() {
+		return false, nil
+	}
+	// Take.
+	for i := range w.dirty {
+		w.taken[i] = w.taken[i] || w.dirty[i]
+	}
+	clear(w.dirty)
+	w.history.Taken++
+	epoch, gen := w.history.Taken, w.history.Generation
+	carry := append([]bool(nil), w.taken...)
+	free := make([]bool, cells)
+	if c.Kind != Delta {
+		clear(w.marked)
+		w.tag = Tag{gen, epoch}
+		for i := range carry {
+			free[i] = !w.used[i]
+			carry[i] = w.used[i]
+			w.marked[i] = free[i]
+		}
+	}
+	if w.dies() {
+		return false, nil
+	}
+	// Open (C8).
+	if c.Kind == Delta && (w.state.Generation != gen || w.state.Epoch == 0 || w.state.Epoch >= epoch) {
+		return false, fmt.Errorf("the core chose a delta that the gateway refuses: %+v, tracker %+v", w.state, w.history)
+	}
+	direct := c.Kind == Full || w.state.Phase != Point || w.rnd.IntN(3) == 0
+	log := map[int]int{}
+	begun := false
+	put := func(i, v int) {
+		if !direct {
+			log[i] = v
+			return
+		}
+		if !begun {
+			begun = true
+			if c.Kind != Delta {
+				w.state.Epoch = 0 // no delta may build on it, whoever comes next
+			}
+			w.state.Phase = Incomplete
+		}
+		w.target[i] = v
+	}
+	for _, i := range w.rnd.Perm(cells) {
+		w.someWrites(quiet)
+		switch {
+		case free[i]:
+			put(i, 0)
+		case carry[i]:
+			put(i, w.disk[i])
+		}
+		if w.dies() {
+			return false, nil
+		}
+	}
+	// Commit: the log's record, or the direct pass's record.
+	for i, v := range log {
+		w.target[i] = v
+	}
+	w.state = FlowState{Phase: Point, Generation: gen, Epoch: epoch, VolumeSize: cells}
+	w.someWrites(quiet)
+	if w.dies() { // the answer is lost, or the source with it
+		return false, nil
+	}
+	if c.Kind == Delta {
+		for i := range carry {
+			if carry[i] {
+				w.marked[i] = false
+			}
+		}
+	}
+	if w.dies() {
+		return false, nil
+	}
+	w.history.Retired = epoch // C4
+	clear(w.taken)
+	return true, nil
+}
+
+func TestModelHistories(t *testing.T) {
+	for seed := range uint64(3000) {
+		w := newWorld(seed)
+		for range 4 + w.rnd.IntN(12) {
+			w.someWrites(false)
+			switch w.rnd.IntN(12) {
+			case 0: // a gap: marks are lost
+				clear(w.dirty)
+				clear(w.taken)
+				w.lost = sentinel.ErrTrackLost
+			case 1: // reboot: pinned maps are gone
+				w.lost, w.srcLost = nil, nil
+				w.newGeneration()
+			case 2:
+				w.used[w.rnd.IntN(cells)] = false
+			case 4: // the gateway's machine is backed up at a point, or put back to that
+				if w.backupTarget == nil && w.state.Phase == Point {
+					w.backupTarget, w.backupState = append([]int(nil), w.target...), w.state
+				} else if w.backupTarget != nil {
+					copy(w.target, w.backupTarget)
+					w.state = w.backupState
+				}
+			case 3: // the table is gone
+				w.tag = Tag{}
+				clear(w.marked)
+			}
+			if _, err := w.pass(false); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+		for try := 0; ; try++ {
+			ok, err := w.pass(true)
+			if err != nil || try > 1000 {
+				t.Fatalf("seed %d: %v after %d tries", seed, err, try)
+			}
+			if ok {
+				break
+			}
+		}
+		for i := range w.disk {
+			if w.target[i] != w.disk[i] && !(w.target[i] == 0 && w.marked[i]) {
+				t.Fatalf("seed %d: granule %d is %d at the target, %d at the source", seed, i, w.target[i], w.disk[i])
+			}
+		}
+	}
+}
+
+func TestScanTracker(t *testing.T) {
+	s := NewScan(5<<20+100, id(1), "no BTF")
+	epoch, dirty, err := s.Take(context.Background())
+	if err != nil || epoch != 1 || dirty.Bytes() < s.Pending() {
+		t.Errorf("take: %d %d %v", epoch, dirty.Bytes(), err)
+	}
+	if err := s.Retire(7); err != nil || s.History().Retired != 1 {
+		t.Errorf("retired %+v %v", s.History(), err)
+	}
+}
+
+func TestWindow(t *testing.T) {
+	w := Window{Limit: 10}
+	if !w.Take(30) || w.Take(1) || w.Used() != 30 {
+		t.Error("one batch has to fit, and then no more")
+	}
+	w.Give(30)
+	if !w.Take(9) || w.Take(2) || !w.Take(1) {
+		t.Error("limit is not exact")
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 52_000_000: "52.0 MB", 123_456_789: "123 MB", -5000: "-5.0 kB"} {
+		if got := Bytes(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestTag(t *testing.T) {
+	tag := Tag{id(7), 99}
+	if ParseTag(tag.Bytes()) != tag {
+		t.Error("a tag does not survive its bytes")
+	}
+}
