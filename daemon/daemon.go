@@ -198,7 +198,7 @@ func reloads(ctx context.Context, o Options, r role) error {
 		case <-o.Reload:
 		}
 		notifyReloading()
-		c, err := config.Load(o.File)
+		c, err := config.Load(o.File, o.Role)
 		if err == nil {
 			_, err = placeOf(o.Role, c)
 		}

@@ -14,7 +14,7 @@ func (a *app) checkCmd() *cobra.Command {
 		Short: "Read a config and look at what it names, without changing anything",
 		Args:  exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			conf, err := config.Load(file)
+			conf, err := config.Load(file, "")
 			if err != nil {
 				return err
 			}

@@ -113,7 +113,7 @@ func (w *world) file(role string) string { return filepath.Join(w.dir, role+".ya
 // begin starts a daemon and returns when its control socket answers.
 func (w *world) begin(role string) {
 	w.t.Helper()
-	conf, err := config.Load(w.file(role))
+	conf, err := config.Load(w.file(role), role)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -407,7 +407,7 @@ func TestRefused(t *testing.T) {
 	w.begin("source")
 	second := func(role, want string, code int) {
 		t.Helper()
-		conf, err := config.Load(w.file(role))
+		conf, err := config.Load(w.file(role), role)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,12 @@ func run(ctx context.Context, args []string, out, log io.Writer) int {
 	return exit.Code(err)
 }
 
-func usage(err error) error { return fmt.Errorf("%w (%w)", err, sentinel.ErrUsage) }
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func (usageError) Is(target error) bool { return target == sentinel.ErrUsage }
+
+func usage(err error) error { return usageError{err} }
 
 func none(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
@@ -88,7 +93,7 @@ func roleCmd(role, short string, out io.Writer) *cobra.Command {
 				}
 				follow = nil
 			}
-			conf, err := config.Load(file)
+			conf, err := config.Load(file, role)
 			if err != nil {
 				return err
 			}
@@ -110,24 +115,27 @@ func checkCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use: "check [source|gateway]", Short: "Read a config and look at what it names, without changing anything",
-		Args: cobra.MaximumNArgs(1), ValidArgs: []string{daemon.Source, daemon.Gateway},
+		Args: func(c *cobra.Command, args []string) error { return none(c, args[min(len(args), 1):]) }, ValidArgs: []string{daemon.Source, daemon.Gateway},
 		RunE: func(c *cobra.Command, args []string) error {
-			conf, err := config.Load(file)
+			role := ""
+			if len(args) == 1 {
+				role = args[0]
+			}
+			if role != "" && role != daemon.Source && role != daemon.Gateway {
+				return usage(fmt.Errorf("%q is neither source nor gateway", role))
+			}
+			conf, err := config.Load(file, role)
 			if err != nil {
 				return err
 			}
-			if len(args) == 1 {
-				switch args[0] {
-				case daemon.Source:
-					conf.Gateway = nil
-				case daemon.Gateway:
-					conf.Source = nil
-				default:
-					return usage(fmt.Errorf("%q is neither source nor gateway", args[0]))
-				}
-				if conf.Source == nil && conf.Gateway == nil {
-					return usage(fmt.Errorf("%s has no section %s", file, args[0]))
-				}
+			switch {
+			case role == daemon.Source:
+				conf.Gateway = nil
+			case role == daemon.Gateway:
+				conf.Source = nil
+			}
+			if conf.Source == nil && conf.Gateway == nil {
+				return usage(fmt.Errorf("%s has no section %s", file, role))
 			}
 			return daemon.Check(c.Context(), conf, c.OutOrStdout())
 		},

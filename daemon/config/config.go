@@ -152,8 +152,9 @@ func (g *Gateway) defaults() {
 	}
 }
 
-// Load reads and checks a file. Every error is an *Error.
-func Load(path string) (*Config, error) {
+// Load reads and checks a file, for one role or for both (""): the certificates and hooks of the other one need not be on this host or
+// in this unit. Every error is an *Error.
+func Load(path, role string) (*Config, error) {
 	if path == "" {
 		path = Default
 	}
@@ -167,18 +168,18 @@ func Load(path string) (*Config, error) {
 		// Hooks run as root: who may write this file may do everything.
 		return nil, &Error{File: path, Text: fmt.Sprintf("may be written by others than its owner (mode %04o); chmod go-w", st.Mode().Perm())}
 	}
-	return Parse(path, raw)
+	return parse(path, raw, role)
 }
 
-// Parse checks raw, which came from file.
-func Parse(file string, raw []byte) (*Config, error) {
+// parse checks raw, which came from file.
+func parse(file string, raw []byte, role string) (*Config, error) {
 	d := &decoder{file: file, lines: map[string]int{}}
 	c := &Config{}
 	if err := d.document(bytes.NewReader(raw), c); err != nil {
 		return nil, err
 	}
 	c.derive()
-	v := &validator{file: file, lines: d.lines}
+	v := &validator{file: file, lines: d.lines, role: role}
 	v.config(c)
 	return c, v.first()
 }

@@ -67,7 +67,7 @@ gateway:
 
 func TestGood(t *testing.T) {
 	dir := certs(t)
-	c, err := Parse("moverd.yaml", []byte(strings.ReplaceAll(good, "@@", dir)))
+	c, err := parse("moverd.yaml", []byte(strings.ReplaceAll(good, "@@", dir)), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestGood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := Parse("effective.yaml", text)
+	again, err := parse("effective.yaml", text, "")
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
@@ -182,7 +182,7 @@ func TestBad(t *testing.T) {
 				t.Fatalf("%q is not in the good file", c.old)
 			}
 			text := strings.ReplaceAll(strings.Replace(good, c.old, c.new, 1), "@@", dir)
-			_, err := Parse("moverd.yaml", []byte(text))
+			_, err := parse("moverd.yaml", []byte(text), "")
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -199,13 +199,13 @@ func TestBad(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Load(filepath.Join(dir, "none.yaml")); err == nil || !strings.Contains(err.Error(), "no such file; write one") {
+	if _, err := Load(filepath.Join(dir, "none.yaml"), ""); err == nil || !strings.Contains(err.Error(), "no such file; write one") {
 		t.Errorf("missing file: %v", err)
 	}
 	for name, text := range map[string]string{"empty": "", "comment": "# nothing\n"} {
 		path := filepath.Join(dir, name)
 		write(t, path, 0o600, text)
-		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "is empty; it needs a section") {
+		if _, err := Load(path, ""); err == nil || !strings.Contains(err.Error(), "is empty; it needs a section") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -214,21 +214,29 @@ func TestFiles(t *testing.T) {
 	if err := os.Chmod(open, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(open); err == nil || !strings.Contains(err.Error(), "may be written by others than its owner (mode 0666)") {
+	if _, err := Load(open, ""); err == nil || !strings.Contains(err.Error(), "may be written by others than its owner (mode 0666)") {
 		t.Errorf("open file: %v", err)
 	}
-	if _, err := Parse("x.yaml", []byte("{}")); err == nil || err.Error() != "x.yaml:1: needs a section source: or gateway:" {
+	if _, err := parse("x.yaml", []byte("{}"), ""); err == nil || err.Error() != "x.yaml:1: needs a section source: or gateway:" {
 		t.Errorf("no section: %v", err)
 	}
 }
 
+// Credentials are the unit's: the other role's are not there, and need not be.
 func TestCredentials(t *testing.T) {
 	dir := certs(t)
-	t.Setenv("CREDENTIALS_DIRECTORY", dir)
 	text := strings.Replace(good, "    key: @@/db1.key\n", "    key: credential:db1.key\n", 1)
-	c, err := Parse("x.yaml", []byte(strings.ReplaceAll(text, "@@", dir)))
-	if err != nil || string(c.Source.Gateway.Key) != filepath.Join(dir, "db1.key") {
-		t.Errorf("key %q, %v", c.Source.Gateway.Key, err)
+	raw := []byte(strings.ReplaceAll(text, "@@", dir))
+	if _, err := parse("x.yaml", raw, "gateway"); err != nil {
+		t.Errorf("gateway without the source's credentials: %v", err)
+	}
+	if _, err := parse("x.yaml", raw, "source"); err == nil {
+		t.Error("source without its credentials was accepted")
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	c, err := parse("x.yaml", raw, "source")
+	if err != nil || c.Source.Gateway.Key != "credential:db1.key" {
+		t.Errorf("source with its credentials: %v", err)
 	}
 }
 
@@ -237,7 +245,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("source: {flows: [{name: a}]}"))
 	f.Add([]byte("{"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if _, err := Parse("x.yaml", raw); err != nil && !errors.Is(err, sentinel.ErrUsage) {
+		if _, err := parse("x.yaml", raw, ""); err != nil && !errors.Is(err, sentinel.ErrUsage) {
 			t.Errorf("%v is not an error of usage", err)
 		}
 	})

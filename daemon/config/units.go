@@ -110,20 +110,32 @@ func (v *Duration) parse(s string) error {
 
 func (v Duration) MarshalYAML() (any, error) { return time.Duration(v).String(), nil }
 
+const credential = "credential:"
+
 func (v *File) parse(s string) error {
-	if name, ok := strings.CutPrefix(s, "credential:"); ok {
-		dir := os.Getenv(wire.CredentialsEnv)
-		switch {
-		case name == "" || name == "." || name == ".." || name != filepath.Base(name):
+	if name, ok := strings.CutPrefix(s, credential); ok {
+		if name == "" || name == "." || name == ".." || name != filepath.Base(name) {
 			return fmt.Errorf("%q: a credential has a plain name", s)
-		case dir == "":
-			return fmt.Errorf("%q: $%s is not set; only systemd sets it, for a unit with LoadCredential=%s:PATH", s, wire.CredentialsEnv, name)
 		}
-		s = filepath.Join(dir, name)
+		*v = File(s)
+		return nil
 	}
 	if !filepath.IsAbs(s) {
 		return fmt.Errorf("%q is not an absolute path", s)
 	}
 	*v = File(filepath.Clean(s))
 	return nil
+}
+
+// path is where the file is.
+func (v File) path() (string, error) {
+	name, ok := strings.CutPrefix(string(v), credential)
+	if !ok {
+		return string(v), nil
+	}
+	dir := os.Getenv(wire.CredentialsEnv)
+	if dir == "" {
+		return "", fmt.Errorf("%q: $%s is not set; only systemd sets it, for a unit with LoadCredential=%s:PATH", v, wire.CredentialsEnv, name)
+	}
+	return filepath.Join(dir, name), nil
 }

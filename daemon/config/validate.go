@@ -20,6 +20,7 @@ import (
 // validator collects what is wrong and where; the first in the order of the file is told.
 type validator struct {
 	file  string
+	role  string // "": both
 	lines map[string]int
 	errs  []*Error
 }
@@ -235,7 +236,12 @@ func (v *validator) readable(key string, f File) bool {
 		v.bad(key, "is missing")
 		return false
 	}
-	h, err := os.Open(string(f))
+	path, err := f.path()
+	if err != nil {
+		v.bad(key, "%v", err)
+		return false
+	}
+	h, err := os.Open(path)
 	if err != nil {
 		v.bad(key, "%v; moverctl pki makes certificates", err)
 		return false
@@ -246,6 +252,9 @@ func (v *validator) readable(key string, f File) bool {
 
 // certs checks that the files are there, belong together, are good now, and that nobody else reads the key.
 func (v *validator) certs(key string, ca, cert, private File, load func(wire.Files) error) {
+	if v.other(key) {
+		return
+	}
 	ok := v.readable(key+".ca", ca)
 	ok = v.readable(key+".cert", cert) && ok
 	ok = v.readable(key+".key", private) && ok
@@ -257,8 +266,14 @@ func (v *validator) certs(key string, ca, cert, private File, load func(wire.Fil
 	}
 }
 
+// other tells whether key belongs to the role that is not looked at.
+func (v *validator) other(key string) bool {
+	section, _, _ := strings.Cut(key, ".")
+	return v.role != "" && v.role != section
+}
+
 func (v *validator) hook(key string, argv []string) {
-	if len(argv) == 0 {
+	if len(argv) == 0 || v.other(key) {
 		return
 	}
 	if !filepath.IsAbs(argv[0]) {
