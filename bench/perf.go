@@ -139,7 +139,7 @@ func (p *Perf) fullMover(ctx context.Context, img string, check bool) (secs floa
 		if _, err := r.Ctl(ctx, "source", "sync", flowName); err != nil {
 			return 0, err
 		}
-		if err := cmpUsed(ctx, dir, dev, r.o.Target, p.SizeGiB<<30); err != nil {
+		if _, err := compare(ctx, dev, r.o.Target, p.SizeGiB<<30); err != nil {
 			return 0, err
 		}
 	}

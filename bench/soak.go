@@ -302,48 +302,84 @@ func (s *soak) cutover(ctx context.Context) error {
 	return err
 }
 
-// judge compares the still source with the target by means that know nothing of the protocol.
+// judge compares the still source with the target by means that know nothing of the protocol: every byte, then the filesystem with its own
+// checker, then the acknowledged writes with the ledger. Space that was free when it was copied holds old bytes at the source and
+// zeros at the target; where there is any, the files of both are compared as well.
 func (s *soak) judge(ctx context.Context) error {
-	p := s.plan
-	if p.early && p.fs != "raw" && p.fs != "btrfs" {
-		if err := cmpUsed(ctx, s.dir, s.dev, s.r.o.Target, p.size); err != nil {
-			return fmt.Errorf("differing bytes after the cutover: %w", err)
-		}
-	} else if err := Cmp(ctx, s.dev, s.r.o.Target, p.size); err != nil {
+	p, target := s.plan, s.r.o.Target
+	c := churn.Config{Device: target, Ledger: s.r.path("ledger"), Seed: p.seed, Threads: p.threads, FileSize: 16 << 20}
+	old, err := compare(ctx, s.dev, target, p.size)
+	if err != nil {
 		return fmt.Errorf("differing bytes after the cutover: %w", err)
 	}
-	c := churn.Config{Device: s.r.o.Target, Ledger: s.r.path("ledger"), Seed: p.seed, Threads: p.threads, FileSize: 16 << 20}
+	byFiles := old > 0
+	if byFiles && (p.fs == "raw" || p.fs == "btrfs" || s.on != "") {
+		return fmt.Errorf("differing bytes after the cutover: %d bytes are zero at the target, and nothing may have called them free", old)
+	}
+	if p.fs == "raw" {
+		s.checked, err = churn.Check(c)
+		return err
+	}
+	still := s.r.path("still.img") // the source as it stood at the cutover
+	if byFiles {
+		if _, err := Run(ctx, "dd", "if="+s.dev, "of="+still, "bs=4M", "iflag=direct", "conv=sparse", "status=none"); err != nil {
+			return err
+		}
+	}
+	s.r.KillSource() // what is left frozen has to stay frozen without it
+	if _, err := Run(ctx, "fsfreeze", "-f", s.dir); err == nil {
+		return errors.New("the source was to stay frozen, also without moverd, but could be frozen anew")
+	}
+	s.writer.cmd.Process.Kill()
+	if err := Unmount(s.dir); err != nil {
+		return err
+	}
 	if s.on != "" { // the copy holds the filesystem somewhere inside
 		return nil
 	}
-	if p.fs != "raw" {
-		s.r.KillSource() // what is left frozen has to stay frozen without it
-		if _, err := Run(ctx, "fsfreeze", "-f", s.dir); err == nil {
-			return errors.New("the source was to stay frozen, also without moverd, but could be frozen anew")
-		}
-		s.writer.cmd.Process.Kill()
-		if err := Unmount(s.dir); err != nil {
-			return err
-		}
-		copied, err := s.mountCopy(ctx)
+	copied, err := s.mountCopy(ctx, target, "copy-mnt")
+	if err != nil {
+		return err
+	}
+	if byFiles {
+		want, err := s.mountCopy(ctx, still, "still-mnt")
 		if err != nil {
 			return err
 		}
-		c.Device, c.Dir = "", copied
+		if _, err := Run(ctx, "diff", "-r", "--no-dereference", want, copied); err != nil {
+			return fmt.Errorf("differing files after the cutover: %w", err)
+		}
 	}
-	var err error
+	c.Device, c.Dir = "", copied
 	s.checked, err = churn.Check(c)
 	return err
 }
 
-// mountCopy checks the target's filesystem and mounts it.
-func (s *soak) mountCopy(ctx context.Context) (string, error) {
-	check := map[string][]string{"ext4": {"e2fsck", "-fn"}, "xfs": {"xfs_repair", "-n", "-f"}, "btrfs": {"btrfs", "check", "--readonly"}}[s.plan.fs]
-	if _, err := Run(ctx, check[0], append(check[1:], s.r.o.Target)...); err != nil {
+// mountCopy mounts a copy of an image after its filesystem has been checked. XFS leaves its log to be replayed when it is frozen, which
+// is what a mount does.
+func (s *soak) mountCopy(ctx context.Context, image, name string) (string, error) {
+	img := s.r.path(name + ".img")
+	if _, err := Run(ctx, "cp", "--sparse=always", image, img); err != nil {
 		return "", err
 	}
-	opts := map[string]string{"ext4": "ro,noload,loop", "xfs": "ro,norecovery,nouuid,loop", "btrfs": "ro,loop"}[s.plan.fs]
-	return s.r.Mount(ctx, s.r.o.Target, "copy", "-o", opts)
+	opts := map[string]string{"ext4": "ro,noload,loop", "xfs": "nouuid,loop", "btrfs": "ro,loop"}[s.plan.fs]
+	dir, err := s.r.Mount(ctx, img, name, "-o", opts)
+	if err != nil {
+		return "", err
+	}
+	if s.plan.fs == "xfs" {
+		if err := Unmount(dir); err != nil {
+			return "", err
+		}
+	}
+	check := map[string][]string{"ext4": {"e2fsck", "-fn"}, "xfs": {"xfs_repair", "-n", "-f"}, "btrfs": {"btrfs", "check", "--readonly", "--force"}}[s.plan.fs]
+	if _, err := Run(ctx, check[0], append(check[1:], img)...); err != nil {
+		return "", err
+	}
+	if s.plan.fs == "xfs" {
+		_, err = Run(ctx, "mount", "-o", "ro,norecovery,nouuid,loop", img, dir)
+	}
+	return dir, err
 }
 
 func pause(ctx context.Context, d time.Duration) error {
