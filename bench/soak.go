@@ -285,7 +285,8 @@ func (s *soak) cutover(ctx context.Context) error {
 		if _, err := s.r.Ctl(ctx, "source", "resume", flowName); err != nil { // a failing disk stops a flow until the operator says so
 			s.note("resume: %.200v", err)
 		}
-		if s.plan.fs == "raw" { // its stop hook has ended the writer
+		if s.plan.fs == "raw" { // its stop hook may have ended the writer
+			s.writer.Kill()
 			if err := s.startWriter(ctx); err != nil {
 				return err
 			}
