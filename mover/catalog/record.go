@@ -51,11 +51,11 @@ type Record struct {
 	Target Target `json:"target"` // the claim
 	Volume Volume `json:"volume"` // zero before the first OPEN
 
-	Phase      mover.Phase `json:"phase"`
-	Generation ID          `json:"generation"`
-	Epoch      uint64      `json:"epoch"` // last committed epoch in Generation
-	Point      PointInfo   `json:"point"`
-	Open       *PassInfo   `json:"open,omitempty"` // the pass that made the target incomplete (C6)
+	Phase      mover.Phase   `json:"phase"`
+	Generation ID            `json:"generation"`
+	Epoch      uint64        `json:"epoch"` // last committed epoch in Generation
+	Point      RecoveryPoint `json:"point"`
+	Open       *OpenPass     `json:"open,omitempty"` // the pass that made the target incomplete (C6)
 
 	Report     string          `json:"report,omitempty"` // of the release
 	Released   time.Time       `json:"released,omitzero"`
@@ -79,16 +79,16 @@ type Volume struct {
 	BlockSize uint32 `json:"block_bytes"`
 }
 
-// PointInfo tells what the last recovery point is worth.
-type PointInfo struct {
+// RecoveryPoint tells what the last recovery point is worth.
+type RecoveryPoint struct {
 	Time        time.Time         `json:"time,omitzero"`
 	Consistency mover.Consistency `json:"consistency"`
 	Proven      bool              `json:"proven"`
 	Pass        ID                `json:"pass"`
 }
 
-// PassInfo names a pass.
-type PassInfo struct {
+// OpenPass names a pass.
+type OpenPass struct {
 	ID         ID             `json:"id"`
 	Kind       mover.PassKind `json:"kind"`
 	Generation ID             `json:"generation"`

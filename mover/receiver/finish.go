@@ -99,7 +99,7 @@ func (f *flow) finishPass(fin *finishing) error {
 	err := f.update(func(r *catalog.Record) {
 		r.Phase, r.Open = mover.Point, nil
 		r.Generation, r.Epoch = catalog.ID(p.Generation), p.Epoch
-		r.Point = catalog.PointInfo{Time: p.commit.Time, Consistency: p.commit.Consistency, Proven: p.commit.Proven, Pass: catalog.ID(p.Pass)}
+		r.Point = catalog.RecoveryPoint{Time: p.commit.Time, Consistency: p.commit.Consistency, Proven: p.commit.Proven, Pass: catalog.ID(p.Pass)}
 		r.Unreadable = f.unreadableList()
 	})
 	if err != nil {

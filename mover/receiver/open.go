@@ -214,7 +214,7 @@ func (f *flow) takeVolume(m *wire.Open) error {
 		r.Target.Size = f.target.Size()
 		if !first {
 			// No delta may build on a table that knows nothing of the new size.
-			r.Phase, r.Epoch, r.Generation, r.Open, r.Point = mover.Incomplete, 0, catalog.ID{}, nil, catalog.PointInfo{}
+			r.Phase, r.Epoch, r.Generation, r.Open, r.Point = mover.Incomplete, 0, catalog.ID{}, nil, catalog.RecoveryPoint{}
 		}
 	})
 	if err != nil {
@@ -252,7 +252,7 @@ func (f *flow) reclaim(size int64) error {
 	}
 	f.log.Info("released target taken back; every leaf counts as unknown", "target", f.cfg.Target)
 	return f.update(func(r *catalog.Record) {
-		r.Phase, r.Generation, r.Epoch, r.Open, r.Point = mover.Incomplete, catalog.ID{}, 0, nil, catalog.PointInfo{}
+		r.Phase, r.Generation, r.Epoch, r.Open, r.Point = mover.Incomplete, catalog.ID{}, 0, nil, catalog.RecoveryPoint{}
 		r.Report, r.Released = "", time.Time{}
 	})
 }

@@ -348,6 +348,6 @@ func (f *flow) markIncomplete(p *pass) error {
 	}
 	return f.update(func(r *catalog.Record) {
 		r.Phase = mover.Incomplete
-		r.Open = &catalog.PassInfo{ID: catalog.ID(p.Pass), Kind: p.Kind, Generation: catalog.ID(p.Generation), Epoch: p.Epoch, Began: p.began}
+		r.Open = &catalog.OpenPass{ID: catalog.ID(p.Pass), Kind: p.Kind, Generation: catalog.ID(p.Generation), Epoch: p.Epoch, Began: p.began}
 	})
 }

@@ -181,9 +181,9 @@ func (f *flow) distrust(e extent.Extent, zero []extent.Extent) ([]extent.Extent,
 // brings them back. p, if given, is the pass that it happened in.
 func (f *flow) forgetPoint(p *pass) error {
 	return f.update(func(r *catalog.Record) {
-		r.Phase, r.Generation, r.Epoch, r.Point, r.Open = mover.Incomplete, catalog.ID{}, 0, catalog.PointInfo{}, nil
+		r.Phase, r.Generation, r.Epoch, r.Point, r.Open = mover.Incomplete, catalog.ID{}, 0, catalog.RecoveryPoint{}, nil
 		if p != nil {
-			r.Open = &catalog.PassInfo{ID: catalog.ID(p.Pass), Kind: p.Kind, Generation: catalog.ID(p.Generation), Epoch: p.Epoch, Began: p.began}
+			r.Open = &catalog.OpenPass{ID: catalog.ID(p.Pass), Kind: p.Kind, Generation: catalog.ID(p.Generation), Epoch: p.Epoch, Began: p.began}
 		}
 	})
 }
