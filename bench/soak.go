@@ -24,7 +24,7 @@ type SoakOptions struct {
 
 // Soak moves disks under random writers and random faults, and compares every byte after each cutover.
 func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *Results) error {
-	var next, passed, kills, cuts, checked atomic.Int64
+	var next, passed, kills, cuts, checked, gaps atomic.Int64
 	var mu sync.Mutex // guards w and failed
 	var failed []uint64
 	var wg sync.WaitGroup
@@ -50,6 +50,10 @@ func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *
 					passed.Add(1)
 					fmt.Fprintf(w, "seed %d ok in %.1f s: %v; pause %.0f ms, %d passes, %d rescans\n", s.plan.seed, time.Since(began).Seconds(), s.plan,
 						s.report.Pause*1000, s.passes, s.rescans)
+					if s.gap != "" {
+						gaps.Add(1)
+						fmt.Fprintf(w, "  gap: %s\n", s.gap)
+					}
 				}
 				mu.Unlock()
 			}
@@ -63,7 +67,7 @@ func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *
 		value  int64
 		unit   string
 	}{{"runs", int64(o.Runs), "runs"}, {"runs with differing bytes or failures", int64(len(failed)), "runs"}, {"kill -9", kills.Load(), "kills"},
-		{"cut connections", cuts.Load(), "cuts"}, {"acknowledged writes looked up", checked.Load(), "writes"}} {
+		{"cut connections", cuts.Load(), "cuts"}, {"gaps in the tracked history", gaps.Load(), "gaps"}, {"acknowledged writes looked up", checked.Load(), "writes"}} {
 		if results != nil {
 			if err := results.Add("soak", "mover", v.metric, float64(v.value), v.unit); err != nil {
 				return err
@@ -89,6 +93,7 @@ type soak struct {
 	kills, cuts     int64
 	checked         int
 	passes, rescans int64
+	gap             string // why the source last lost its history
 	report          *mover.Report
 }
 
@@ -299,7 +304,7 @@ func (s *soak) cutover(ctx context.Context) error {
 		return fmt.Errorf("no cutover succeeded: %w\ngateway log:\n%s", err, s.r.Log("gateway"))
 	}
 	st, err := s.r.Status(ctx, "source")
-	s.passes, s.rescans = st.Passes, st.Rescans
+	s.passes, s.rescans, s.gap = st.Passes, st.Rescans, st.Gap
 	return err
 }
 
