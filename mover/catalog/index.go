@@ -14,6 +14,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/internal/digest"
@@ -86,6 +87,7 @@ func (x *Index) open(memory int64, log *slog.Logger) (err error) {
 		MaxOpenFiles:                200,
 		FormatMajorVersion:          pebble.FormatNewest,
 		Logger:                      pebbleLog{log},
+		FS:                          vfs.Default, // without the watch for slow disks, whose goroutine would outlive a failed open
 		// Entries in memory are lost by a crash. They are hints; a log of them would cost as much as they are worth.
 		DisableWAL: true,
 		EventListener: &pebble.EventListener{DataCorruption: func(i pebble.DataCorruptionInfo) {

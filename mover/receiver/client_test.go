@@ -232,7 +232,7 @@ func (c *client) send(s *src, p *spass, i int) error {
 	}
 	d := &wire.Data{Plain: uint32(len(plain))}
 	d.Codec, d.Payload = pack(plain)
-	return c.wc.Write(wire.TypeData, seq, d)
+	return c.bulk(wire.TypeData, seq, d)
 }
 
 func (c *client) put(s *src, p *spass, seq uint32, b *batch) error {
@@ -246,7 +246,19 @@ func (c *client) put(s *src, p *spass, seq uint32, b *batch) error {
 	m.Plain, m.Digest = uint32(len(plain)), digest.Sum(plain)
 	m.Codec, m.Payload = pack(plain)
 	p.counts[seq-1] = putCounts(m)
-	return c.wc.Write(wire.TypePut, seq, m)
+	return c.bulk(wire.TypePut, seq, m)
+}
+
+// bulk writes; if the gateway has hung up, its reason is the error.
+func (c *client) bulk(t wire.Type, seq uint32, m wire.Message) error {
+	err := c.wc.Write(t, seq, m)
+	if err == nil {
+		return nil
+	}
+	if last := c.last(); last != nil && last != io.EOF {
+		return last
+	}
+	return err
 }
 
 func (p *spass) total() (t mover.Counts) {

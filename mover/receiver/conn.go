@@ -48,7 +48,6 @@ const (
 // serve is the life of a connection. The handler runs in the caller's goroutine.
 func (s *Server) serve(nc net.Conn) {
 	wc := wire.NewConn(nc)
-	defer wc.Close()
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Handshake)
 	hello, err := wc.ReadHello(ctx)
 	cancel()
@@ -57,6 +56,7 @@ func (s *Server) serve(nc net.Conn) {
 		if errors.Is(err, sentinel.ErrProtocol) {
 			_ = wc.Fail(wire.ErrorOf(err))
 		}
+		_ = wc.Close()
 		return
 	}
 	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}}
@@ -72,7 +72,7 @@ func (s *Server) serve(nc net.Conn) {
 		}
 		return
 	}
-	c.run()
+	c.run() // closes, or leaves that to fail, which gives the peer time to read why
 }
 
 // open answers HELLO: who is it, may he, and then the link (C8).

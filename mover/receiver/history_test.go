@@ -17,14 +17,14 @@ import (
 // TestHistories runs random passes with cut connections, restarts and power cuts, and compares the medium with a model at every
 // point where the invariants say what it holds (C3, C5, C6, C10).
 func TestHistories(t *testing.T) {
-	n := 24
+	n := 12
 	if testing.Short() {
 		n = 6
 	}
 	for seed := range n {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			newHistory(t, uint64(seed)).run(10)
+			newHistory(t, uint64(seed)).run(8)
 		})
 	}
 }
@@ -47,7 +47,7 @@ func newHistory(t *testing.T, seed uint64) *history {
 			c.LogLimit = minLogLimit // staged passes go direct on their way
 		}
 	})
-	size := []int64{groupSize + 77*leafSize + 512*3, 3*groupSize + 7, 200 * leafSize, 64<<20 + 5*leafSize}[seed%4]
+	size := []int64{groupSize + 77*leafSize + 512*3, 3*groupSize + 7, 200 * leafSize, 17<<20 + 5*leafSize}[seed%4]
 	h.s = newSrc(size)
 	fill(h.s.b[:size/2], seed)
 	return h
