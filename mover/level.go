@@ -58,7 +58,7 @@ func (l *Levels) cost(level int) LevelCost {
 // bytes on the line cost money.
 func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 	if line <= 0 {
-		return max(weakest, 1)
+		return weakest
 	}
 	best, bestTime := weakest, l.time(weakest, line, cores)
 	for i := weakest + 1; i < LevelCount; i++ {
@@ -71,5 +71,5 @@ func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 
 func (l *Levels) time(level int, line, cores float64) float64 {
 	c := l.cost(level)
-	return max(c.Seconds/max(cores, 0.1), c.Ratio/line)
+	return max(c.Seconds/max(cores, 0.01), c.Ratio/line)
 }

@@ -29,6 +29,21 @@ func TestCutsDoNotStartOver(t *testing.T) {
 	t.Logf("%d cuts, %d bytes sent again of %d", s.Reconnects, s.Resent, 48<<20)
 }
 
+// On a thin line the level follows the line, without being told.
+func TestThinLineIsCompressed(t *testing.T) {
+	r := newRig(t, 24<<20, 0)
+	r.config.Window = 8 << 20
+	r.proxy.rate = 6 << 20
+	r.vol.write(0, 24<<20)
+	r.start()
+	s := r.wait("the full pass", func(s mover.Status) bool { return s.Passes == 1 })
+	r.same()
+	t.Logf("%d bytes on the wire of %d", s.WireOut, 24<<20)
+	if s.WireOut > 24<<20*9/10 {
+		t.Errorf("%d bytes on a thin line, half of it would do", s.WireOut)
+	}
+}
+
 // A line of 100 ms round trip is filled: the pass takes a few round trips, not one for each batch.
 func TestLongLine(t *testing.T) {
 	r := newRig(t, 256<<20, 50*time.Millisecond)

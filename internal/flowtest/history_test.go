@@ -21,7 +21,10 @@ import (
 func TestHistories(t *testing.T) {
 	for i := range *histories {
 		seed := *seedFlag + uint64(i)
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { history(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel() // they mostly wait for disks
+			history(t, seed)
+		})
 	}
 }
 

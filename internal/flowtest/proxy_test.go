@@ -14,6 +14,9 @@ type proxy struct {
 	to    func() string
 	wg    sync.WaitGroup
 	delay time.Duration // one way
+	rate  int64         // bytes/s of all connections together, upwards; 0: any
+
+	paceMu sync.Mutex // held while a slice is on the line
 
 	mu     sync.Mutex // guards all below
 	conns  map[net.Conn]struct{}
@@ -132,6 +135,15 @@ func (a *allowance) take(n int) (int, bool) {
 	return n, true
 }
 
+// pace lets n bytes take the time that they take on a line of the rate.
+func (p *proxy) pace(n int) {
+	if p.rate > 0 {
+		p.paceMu.Lock()
+		defer p.paceMu.Unlock()
+		time.Sleep(time.Duration(int64(n) * int64(time.Second) / p.rate)) // the line's rate
+	}
+}
+
 type late struct {
 	b   []byte
 	due time.Time
@@ -143,6 +155,7 @@ func (p *proxy) pipe(from, to net.Conn, left *allowance) {
 		for {
 			n, err := from.Read(buf)
 			m, ok := left.take(n)
+			p.pace(n)
 			if _, werr := to.Write(buf[:m]); werr != nil || err != nil || !ok {
 				p.count(ok)
 				return

@@ -16,6 +16,7 @@ import (
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/fault"
+	"github.com/moverd/mover/blockdev/freeze"
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/internal/pki"
@@ -52,6 +53,10 @@ var certDir = sync.OnceValue(func() string {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "guardian" { // of a real freeze
+		freeze.GuardianMain()
+		return
+	}
 	flag.Parse()
 	code := m.Run()
 	os.RemoveAll(certDir())
@@ -76,6 +81,7 @@ type rig struct {
 	proxy  *proxy
 	dir    string
 	config sender.Config
+	direct bool // no proxy in between
 	deps   func(*sender.Deps)
 	gwConf func(*receiver.Config)
 
@@ -195,7 +201,12 @@ func (r *rig) startSource() {
 	must(r.t, err)
 	r.pool = buffers.New(chunker.GroupSize, 64<<20)
 	deps := sender.Deps{Volume: fault.NewVolume(r.vol, r.vol.plan), Tracker: tracker{r.vol}, Freezer: freezer{r.vol}, Used: r.vol.used,
-		Dial:  func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, r.proxy.addr(), client) },
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			if r.direct {
+				return wire.Dial(ctx, r.addr, client)
+			}
+			return wire.Dial(ctx, r.proxy.addr(), client)
+		},
 		Table: filepath.Join(r.dir, "table"), Buffers: r.pool, Log: logger(), Recorded: r.report,
 		Record: func(m *mover.Report) error { r.report = m; return nil }}
 	if r.deps != nil {

@@ -145,6 +145,7 @@ type offset struct {
 
 func (o offset) ReadAt(p []byte, off int64) (int, error) { return o.m.ReadAt(p, o.off+off) }
 
+// C11: roots are over what was read back, so a target that was changed is found, by its place.
 func TestCutoverFindsTamperedTarget(t *testing.T) {
 	r := newRig(t, 16<<20, 0)
 	r.vol.write(0, 16<<20)
@@ -385,7 +386,7 @@ func TestSecondSourceFencesTheFirst(t *testing.T) {
 }
 
 func TestNotConverged(t *testing.T) {
-	r := newRig(t, 16<<20, 0)
+	r := newRig(t, 6<<20, 0)
 	r.config.ReadRate = 4 << 20
 	r.vol.write(0, 1<<20)
 	r.start()

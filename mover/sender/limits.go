@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -82,6 +84,42 @@ func (g *governor) wait(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// idleCores measures how many cores of the machine have nothing to do.
+type idleCores struct {
+	idleTicks, allTicks int64
+}
+
+// idle is the idle cores since the last call; false at the first, and where /proc/stat cannot be read.
+func (i *idleCores) idle() (float64, bool) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, false
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, false
+	}
+	var idle, all int64
+	for k, s := range fields[1:9] { // user nice system idle iowait irq softirq steal
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return 0, false
+		}
+		all += n
+		if k == 3 || k == 4 {
+			idle += n
+		}
+	}
+	di, da := idle-i.idleTicks, all-i.allTicks
+	first := i.allTicks == 0
+	i.idleTicks, i.allTicks = idle, all
+	if first || da <= 0 {
+		return 0, false
+	}
+	return float64(runtime.NumCPU()) * float64(max(0, di)) / float64(da), true
 }
 
 // I/O priorities as the kernel packs them: class << 13 | level.

@@ -55,13 +55,15 @@ func (m *meter) perSecond() float64 {
 type packer struct {
 	codec   *chunker.Codec
 	fixed   int // level, or -1 for auto
-	cores   float64
+	cores   float64 // the most that may be used
 	workers int
 	meter   meter
 	free    chan *[]byte
 
-	mu     sync.Mutex // guards levels
+	mu     sync.Mutex // guards all below but last
 	levels mover.Levels
+	spare  float64 // cores that compressing may have now
+	busy   float64 // seconds of cores spent on compressing since the last look
 	last   atomic.Int32 // level used last, for status
 }
 
@@ -71,7 +73,7 @@ func newPacker(codec *chunker.Codec, cfg Config) *packer {
 		fixed = l
 	}
 	workers := max(cfg.Conns, min(cfg.CPU, 4)) + 1
-	return &packer{codec: codec, fixed: fixed, cores: float64(cfg.CPU), workers: workers, free: make(chan *[]byte, workers)}
+	return &packer{codec: codec, fixed: fixed, cores: float64(cfg.CPU), workers: workers, spare: leastSpare, free: make(chan *[]byte, workers)}
 }
 
 // scratch is memory for compressed bytes, one for each packer, kept between runs.
@@ -91,23 +93,31 @@ func (k *packer) done(b *[]byte) {
 	}
 }
 
-// level picks how hard to compress now. A delta is compressed always: its bytes are what the line is paid for.
-func (k *packer) level(delta bool) int {
+// level picks how hard to compress now, weakest at least.
+func (k *packer) level(weakest int) int {
 	if k.fixed >= 0 {
 		return k.fixed
 	}
-	weakest := 0
-	if delta {
-		weakest = 1
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.levels.Choose(k.meter.perSecond(), k.cores, weakest)
+	return k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
+}
+
+// leastSpare is what compressing gets even on a machine without an idle core: a thin line is worth that.
+const leastSpare = 0.25
+
+// look takes in how many cores were idle over the last d. Only those, and what compressing has used itself, are spare: where reading,
+// digesting or the peer on the same machine needs the cores, writers that wait do not mean that the line is thin.
+func (k *packer) look(idle float64, d time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.spare = max(leastSpare, min(k.cores, idle+k.busy/d.Seconds()))
+	k.busy = 0
 }
 
 // compress returns plain itself where compressing does not pay.
-func (k *packer) compress(plain []byte, scratch *[]byte, delta bool) (codec uint8, payload []byte) {
-	l := k.level(delta)
+func (k *packer) compress(plain []byte, scratch *[]byte, weakest int) (codec uint8, payload []byte) {
+	l := k.level(weakest)
 	k.last.Store(int32(l))
 	if l == 0 || len(plain) == 0 {
 		return wire.CodecPlain, plain
@@ -124,6 +134,7 @@ func (k *packer) compress(plain []byte, scratch *[]byte, delta bool) (codec uint
 	}
 	k.mu.Lock()
 	k.levels.Observe(l, int64(len(plain)), int64(n), took)
+	k.busy += took
 	k.mu.Unlock()
 	if !ok {
 		return wire.CodecPlain, plain

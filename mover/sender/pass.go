@@ -44,6 +44,18 @@ type pass struct {
 	counts  mover.Counts      // of acked batches
 }
 
+// weakest is the level of compression that p gets at least. The bytes of deltas are what the line is paid for, day after day; while
+// writers stand still, time counts more.
+func (p *pass) weakest() int {
+	switch {
+	case p.kind != mover.Delta:
+		return 0
+	case p.frozen:
+		return 1
+	}
+	return 2
+}
+
 // plan sets what the pass walks.
 func (p *pass) plan(seq iter.Seq[*batch]) {
 	p.open = map[uint32]*batch{}

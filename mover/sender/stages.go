@@ -193,7 +193,7 @@ func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 	}
 	b.counts, b.final = counted(b.items), true
 	sum := digest.Sum(plain)
-	codec, payload := r.packer.compress(plain, scratch, r.p.kind == mover.Delta)
+	codec, payload := r.packer.compress(plain, scratch, r.p.weakest())
 	if codec != wire.CodecPlain {
 		r.release(b)
 	}
@@ -207,7 +207,7 @@ func (r *run) transmitData(ctx context.Context, b *batch, scratch *[]byte) error
 	if err := r.gov.wait(ctx); err != nil {
 		return err
 	}
-	codec, payload := r.packer.compress(plain, scratch, r.p.kind == mover.Delta)
+	codec, payload := r.packer.compress(plain, scratch, r.p.weakest())
 	if codec != wire.CodecPlain {
 		r.release(b)
 	}

@@ -92,6 +92,7 @@ func (f *Flow) sample(ctx context.Context) error {
 	defer tick.Stop()
 	last := time.Now()
 	var line, wire, pending int64
+	var cores idleCores
 	for first := true; ; first = false {
 		l := f.link.view()
 		now, bytes := time.Now(), f.deps.Tracker.Pending()
@@ -113,6 +114,9 @@ func (f *Flow) sample(ctx context.Context) error {
 		v.pace.RTT, v.pace.LeafSize = l.rtt, chunker.LeafSize
 		v.estimate = v.pace.Pause(bytes, v.unknown)
 		f.mu.Unlock()
+		if idle, ok := cores.idle(); ok {
+			f.packer.look(idle, now.Sub(last))
+		}
 		last, line, wire, pending = now, done, l.in+l.out, bytes
 		select {
 		case <-tick.C:
