@@ -116,6 +116,7 @@ func CreateLog(path string, h Head, o LogOptions) (*Log, error) {
 	head := h.append(nil)
 	l.crc = binary.BigEndian.Uint32(head[len(head)-4:])
 	st, err := f.Stat()
+	isNew := err == nil && st.Size() == 0
 	if err == nil {
 		l.alloc = st.Size()
 		if st.Size() < logHeader {
@@ -131,7 +132,7 @@ func CreateLog(path string, h Head, o LogOptions) (*Log, error) {
 	if err == nil {
 		err = l.Sync()
 	}
-	if err == nil {
+	if err == nil && isNew {
 		err = syncDir(l.dir)
 	}
 	if err != nil {

@@ -73,6 +73,7 @@ func New(cfg Config) (*Server, error) {
 		s.order = append(s.order, f.key)
 	}
 	slices.Sort(s.order)
+	s.log.Info("gateway starts", "agent", cfg.Agent, "flows", len(s.order), "state", cfg.StateDir)
 	for _, key := range s.order {
 		if err := s.flows[key].load(); err != nil {
 			s.flows[key].log.Warn("flow is stopped", "error", err)
