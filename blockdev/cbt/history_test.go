@@ -158,7 +158,7 @@ func change(r *rig, rng *mrand.Rand, buf []byte) {
 
 // TestHistory: deltas that are taken while writers run add up to the disk.
 func TestHistory(t *testing.T) {
-	for _, variant := range variants {
+	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			r := newRig(t, 16<<20+512, rigOptions{variant: variant})
 			f := newFollower(t, r)
@@ -183,7 +183,7 @@ func TestHistory(t *testing.T) {
 // TestKilled: a process that follows is killed again and again, at any instant; who adopts its pins goes on in the same generation and misses
 // nothing (C1, C4).
 func TestKilled(t *testing.T) {
-	for _, variant := range variants {
+	for _, variant := range variants() {
 		t.Run(variant, func(t *testing.T) {
 			r := newRig(t, 12<<20, rigOptions{variant: variant})
 			f := newFollower(t, r)

@@ -27,11 +27,27 @@ func (r *rig) rangeIoctl(op uintptr, off, n int64) {
 	}
 }
 
-var variants = []string{VariantBitmap, VariantBytemap}
+// variants lists what this kernel takes: where BPF has atomics, a byte map works too.
+func variants() []string {
+	if Probe().Variant == VariantBitmap {
+		return []string{VariantBitmap, VariantBytemap}
+	}
+	return []string{VariantBytemap}
+}
+
+// TestProbe wants a kernel on which the privileged tests mean something.
+func TestProbe(t *testing.T) {
+	looptest.NeedRoot(t)
+	s := Probe()
+	t.Logf("%+v", s)
+	if s.Method != MethodEBPF || (s.Variant == VariantBitmap) != (s.Reason == "") {
+		t.Errorf("probe says %+v", s)
+	}
+}
 
 // TestRawOps: each kind of request marks exactly the granules that it touches, and is counted to the byte.
 func TestRawOps(t *testing.T) {
-	for _, variant := range variants {
+	for _, variant := range variants() {
 		for _, sector := range []int{512, 4096} {
 			t.Run(variant+map[int]string{512: "512", 4096: "4Kn"}[sector], func(t *testing.T) {
 				r := newRig(t, 64<<20, rigOptions{sector: sector, variant: variant})
