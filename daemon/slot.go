@@ -10,8 +10,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/cbt"
@@ -46,6 +49,8 @@ type slot struct {
 	why     error // why there is no flow
 	since   time.Time
 	limits  *config.Limits // that a reload gave
+	freezer *freezer
+	parked  *mover.Report // an earlier process cut over and left frozen; the flow does not run until a rollback
 }
 
 // retryEvery is how often a volume that is away is looked for.
@@ -111,7 +116,11 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 		return nil, errors.Join(err, t.Close())
 	}
 	p.mu.Lock()
-	p.volume, p.tracker = v, t
+	p.volume, p.tracker, p.freezer = v, t, fr
+	if p.parked = nil; report != nil && report.Left == "frozen" {
+		// The state folder may lie on what is frozen: a flow that runs would open its table there, and wait for the thaw for ever.
+		p.parked = report
+	}
 	p.mu.Unlock()
 	return flow, nil
 }
@@ -159,9 +168,15 @@ func (p *slot) ebpf(v *disk.Volume) (blockdev.Tracker, error) {
 func (p *slot) run(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		flow := p.flow
+		flow, parked := p.flow, p.parked != nil
 		p.mu.Unlock()
-		if flow == nil {
+		switch {
+		case parked:
+			if !p.unparked(ctx) {
+				return p.close()
+			}
+			continue
+		case flow == nil:
 			if !p.wait(ctx) {
 				return nil
 			}
@@ -194,6 +209,41 @@ func (p *slot) wait(ctx context.Context) bool {
 	return true
 }
 
+// unparked waits until a rollback lets the flow run. false: ctx ended.
+func (p *slot) unparked(ctx context.Context) bool {
+	select {
+	case <-p.again:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// unpark thaws what an earlier process left frozen and lets the flow run, whose rollback does the rest.
+func (p *slot) unpark() error {
+	p.mu.Lock()
+	parked, fr := p.parked, p.freezer
+	p.mu.Unlock()
+	if parked == nil {
+		return nil
+	}
+	if err := fr.Thaw(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.parked = nil
+	p.mu.Unlock()
+	p.wake()
+	return nil
+}
+
+func (p *slot) wake() {
+	select {
+	case p.again <- struct{}{}:
+	default:
+	}
+}
+
 // close lets go of volume and tracker; the kernel goes on tracking.
 func (p *slot) close() error {
 	p.mu.Lock()
@@ -219,6 +269,22 @@ func (p *slot) image() bool {
 	return p.volume != nil && p.volume.Device() == 0
 }
 
+// holdsState tells whether the daemon's own state lies on the volume.
+func (p *slot) holdsState() bool {
+	p.mu.Lock()
+	fr := p.freezer
+	p.mu.Unlock()
+	var state unix.Stat_t
+	if fr == nil || unix.Stat(string(p.c.State), &state) != nil {
+		return false
+	}
+	dirs, err := fr.dirs()
+	return err == nil && slices.ContainsFunc(dirs, func(dir string) bool {
+		var st unix.Stat_t
+		return unix.Stat(dir, &st) == nil && st.Dev == state.Dev
+	})
+}
+
 func (p *slot) limit(l config.Limits) {
 	p.mu.Lock()
 	p.limits = &l
@@ -232,7 +298,14 @@ func (p *slot) limit(l config.Limits) {
 func (p *slot) status() mover.Status {
 	flow, why := p.current()
 	if flow != nil {
-		return flow.Status()
+		s := flow.Status()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if r := p.parked; r != nil {
+			s.State, s.Since, s.Reason = mover.Done, r.Ended, fmt.Sprintf("cut over at %s, source left frozen", r.Ended.Format(time.RFC3339))
+			s.Next = "moverctl rollback, to let the source go on instead of the target"
+		}
+		return s
 	}
 	p.mu.Lock()
 	since := p.since
@@ -250,13 +323,16 @@ func (p *slot) do(ctx context.Context, verb string, r control.Request, progress 
 	flow, why := p.current()
 	if flow == nil {
 		if verb == control.Resume {
-			select {
-			case p.again <- struct{}{}:
-			default:
-			}
+			p.wake()
 			return control.Result{Text: r.Flow + " is tried again; see moverctl status"}, nil
 		}
 		return control.Result{}, why
+	}
+	p.mu.Lock()
+	parked := p.parked != nil
+	p.mu.Unlock()
+	if parked && verb != control.Rollback && verb != control.Thaw {
+		return control.Result{}, fmt.Errorf("flow %s is cut over and left frozen; rollback takes the target back: %w", r.Flow, sentinel.ErrRefused)
 	}
 	text := func(s string, err error) (control.Result, error) {
 		if err != nil {
@@ -272,6 +348,9 @@ func (p *slot) do(ctx context.Context, verb string, r control.Request, progress 
 	case control.Sync:
 		return text("is in sync with what was written before", flow.Sync(ctx))
 	case control.Rollback:
+		if err := p.unpark(); err != nil {
+			return control.Result{}, err
+		}
 		return text("goes on at the source, and is replicated again", flow.Rollback(ctx))
 	case control.Thaw:
 		return text("is thawed", flow.Thaw())

@@ -137,6 +137,8 @@ func (p *slot) cutover(r control.Request) (sender.CutoverOptions, error) {
 		return o, usagef("--limit %v is longer than the freeze deadline %v; give a longer --deadline", o.Limit, o.Deadline)
 	case o.Leave == "read-only" && p.image():
 		return o, usagef("an image file cannot be left read-only; --leave frozen leaves it to its stop hook")
+	case o.Leave == "read-only" && p.holdsState():
+		return o, usagef("flow %s cannot be left read-only: the state folder %s lies on it and has files open for writing; leave it frozen", p.f.Name, p.c.State)
 	case o.Leave == "stopped" && len(c.StopHook) == 0:
 		return o, usagef("--leave stopped needs a stop-hook in the flow's config")
 	}
