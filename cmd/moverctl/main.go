@@ -40,6 +40,9 @@ func width(w any) int {
 	if err != nil {
 		return 0
 	}
+	if ws.Col == 0 {
+		return 80 // a serial line does not know
+	}
 	return max(int(ws.Col), 40)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -85,6 +86,8 @@ func roleCmd(role, short string, out io.Writer) *cobra.Command {
 	c := &cobra.Command{
 		Use: role, Short: short, Args: none,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			// A panic, or the watchdog's SIGABRT, ends in a signal: by itself Go would exit 2, which means a wrong config to systemd.
+			debug.SetTraceback("crash")
 			var lv slog.LevelVar
 			follow := &lv // the config's level, also after a reload
 			if level != "" {
