@@ -12,6 +12,8 @@ go_build := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w 
 
 # What tests and the demo run besides Go: mkfs and fsck of each filesystem, mount, partitions, cmp. The race detector needs gcc.
 test_packages := e2fsprogs xfsprogs btrfs-progs dosfstools fdisk util-linux diffutils gcc libc6-dev
+bench_packages := nbdkit libnbd-bin restic rsync zstd fio
+e2e_packages := qemu-system-x86 mmdebstrap zstd
 generate_packages := clang-14 llvm-14 libbpf-dev
 
 .DEFAULT_GOAL := build
@@ -58,12 +60,16 @@ generate: deps-generate
 	$(GO) generate ./...
 
 soak: deps build
+	@.ci/mounts
 	bin/moverbench soak --runs $(RUNS) --seed $(SEED)
 
-bench: build
+bench: deps build
+	@.ci/deps $(bench_packages)
+	@.ci/mounts
 	bin/moverbench perf
 
-e2e: build
+e2e: deps build
+	@.ci/deps $(e2e_packages)
 	e2e/run
 
 install: build
