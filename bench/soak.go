@@ -319,7 +319,7 @@ func (s *soak) judge(ctx context.Context) error {
 		return fmt.Errorf("differing bytes after the cutover: %w", err)
 	}
 	byFiles := old > 0
-	if byFiles && (p.fs == "raw" || p.fs == "btrfs" || s.on != "") {
+	if byFiles && (p.fs == "raw" || p.fs == "btrfs") {
 		return fmt.Errorf("differing bytes after the cutover: %d bytes are zero at the target, and nothing may have called them free", old)
 	}
 	if p.fs == "raw" {
@@ -327,7 +327,7 @@ func (s *soak) judge(ctx context.Context) error {
 		return err
 	}
 	still := s.r.path("still.img") // the source as it stood at the cutover
-	if byFiles {
+	if byFiles && s.on == "" {
 		if _, err := Run(ctx, "dd", "if="+s.dev, "of="+still, "bs=4M", "iflag=direct", "conv=sparse", "status=none"); err != nil {
 			return err
 		}
