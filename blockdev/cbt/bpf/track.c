@@ -283,19 +283,35 @@ static __always_inline void count(struct cell *c, int discard, u32 bytes)
 		__sync_fetch_and_add(&c->written, bytes);
 }
 
-// land takes the completed bytes off a request's note.
-static __always_inline void land(struct request *rq, u32 bytes)
+// settle marks and counts the first bytes of a note, which have completed without any copy being run.
+static __always_inline void settle(struct cell *c, struct note *n, u32 bytes)
+{
+	int bad = n->kind == DISCARDED_MANY;
+	bad |= mark_bio(n->sector, bytes);
+	if (bad)
+		__sync_fetch_and_add(&c->overflow, 1);
+	count(c, n->kind != WRITTEN, bytes);
+}
+
+// land takes the completed bytes at sector off a request's note. Parts of a request complete in order: what the note still has before
+// sector was skipped.
+static __always_inline void land(struct request *rq, struct cell *c, u64 sector, u32 bytes)
 {
 	struct note *n = note_of(rq);
 	if (!n || !n->issued || n->issued != rq->start_time_ns)
 		return;
-	if (bytes >= n->bytes) {
+	u32 before = (sector - n->sector) * 512;
+	if (before && before < n->bytes)
+		settle(c, n, before);
+	else
+		before = 0;
+	if (before + bytes >= n->bytes) {
 		*(volatile u64 *)&n->issued = 0;
 		return;
 	}
-	n->sector += bytes / 512; // in this order what is left is always covered
+	n->sector = sector + bytes / 512; // in this order what is left is always covered
 	barrier();
-	n->bytes -= bytes;
+	n->bytes -= before + bytes;
 }
 
 // dropped tells whether a forced miss drops the event. Copy 0 decides, the others follow; for tests.
@@ -316,8 +332,11 @@ static __always_inline int dropped(struct request *rq, struct cell *c, u64 event
 		*(volatile u64 *)&ctl->skip = skip - 1;
 	if (miss != 1 && skip != 1)
 		return 0;
-	if (miss == 1)
-		land(rq, ~0U);
+	if (miss == 1) {
+		struct note *n = note_of(rq);
+		if (n)
+			*(volatile u64 *)&n->issued = 0;
+	}
 	c->skip = event;
 	return 1;
 }
@@ -385,7 +404,7 @@ static __always_inline int complete(struct request *rq, u32 bytes, int copy)
 		return 0;
 	}
 	count(c, discard, bytes); // before the note goes: the witness reads notes first
-	land(rq, bytes);
+	land(rq, c, sector, bytes);
 	return 0;
 }
 
@@ -403,13 +422,8 @@ static __always_inline int issue(struct request *rq)
 	if (!n || !c)
 		return 0;
 	u64 now = rq->start_time_ns;
-	if (n->issued && n->issued != now) {
-		int bad = n->kind == DISCARDED_MANY;
-		bad |= mark_bio(n->sector, n->bytes);
-		if (bad)
-			__sync_fetch_and_add(&c->overflow, 1);
-		count(c, n->kind != WRITTEN, n->bytes);
-	}
+	if (n->issued && n->issued != now)
+		settle(c, n, n->bytes);
 	*(volatile u64 *)&n->issued = 0; // user space reads a note only while issued stays the same
 	barrier();
 	n->sector = rq->__sector;
