@@ -48,12 +48,12 @@ func (r *rig) writer(seed uint64, pause time.Duration) (stop func()) {
 }
 
 func TestRehearseRollbackVerify(t *testing.T) {
-	r := newRig(t, 24<<20, 0)
+	r := newRig(t, 10<<20, 0)
 	r.config.Interval = time.Millisecond
-	r.vol.write(0, 24<<20)
+	r.vol.write(0, 10<<20)
 	r.start()
 	stop := r.writer(7, 3*time.Millisecond)
-	rep, err := r.cutover(sender.CutoverOptions{Rehearse: true})
+	rep, err := r.cutover(sender.CutoverOptions{Rehearse: true, Limit: 10 * time.Second, Deadline: 30 * time.Second})
 	must(t, err)
 	if rep.Kind != "rehearsal" || !rep.OK || rep.Left != "running" || rep.Rounds == 0 {
 		t.Errorf("rehearsal %+v", rep)
@@ -67,10 +67,10 @@ func TestRehearseRollbackVerify(t *testing.T) {
 	if err := r.flow.Rollback(ctx); !errors.Is(err, sentinel.ErrRefused) {
 		t.Errorf("rollback of a flow that moves: %v", err)
 	}
-	rep, err = r.cutover(sender.CutoverOptions{})
+	rep, err = r.cutover(sender.CutoverOptions{Limit: 10 * time.Second, Deadline: 30 * time.Second})
 	must(t, err)
 	r.same()
-	if rep.Pause <= 0 || rep.Pause > 5 {
+	if rep.Pause <= 0 || rep.Pause > 30 {
 		t.Errorf("pause %v", rep.Pause)
 	}
 	if err := r.flow.Sync(ctx); !errors.Is(err, sentinel.ErrRefused) {
@@ -88,7 +88,7 @@ func TestRehearseRollbackVerify(t *testing.T) {
 	if s := r.flow.Status(); s.Rescans != 1 {
 		t.Errorf("rescans %d, want 1", s.Rescans)
 	}
-	_, err = r.cutover(sender.CutoverOptions{})
+	_, err = r.cutover(sender.CutoverOptions{Limit: 10 * time.Second, Deadline: 30 * time.Second})
 	must(t, err)
 	r.same()
 }

@@ -78,23 +78,6 @@ func (c *cutover) run(ctx context.Context) error {
 	return err
 }
 
-func (f *Flow) newReport(kind string) *mover.Report {
-	return &mover.Report{Flow: f.cfg.Flow, Kind: kind, Started: time.Now(), Left: "running", Consistency: mover.Fuzzy.String(), Proof: "none"}
-}
-
-func (f *Flow) closeReport(r *mover.Report, wireAt int64, err error) {
-	r.Ended = time.Now()
-	r.Unreadable = f.reader.unreadable()
-	r.WireOut = f.link.view().out - wireAt
-	r.OK = err == nil
-	if err != nil {
-		r.Error = err.Error()
-	}
-	f.mu.Lock()
-	r.Totals = f.view.totals
-	f.mu.Unlock()
-}
-
 // timed ends the step before and says which begins.
 func (c *cutover) timed(name string) { c.step = time.Now(); c.progress.say(name, name, 0, 0) }
 
@@ -253,15 +236,19 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 	}()
 	fctx, broken := context.WithCancelCause(fctx)
 	defer broken(nil)
+	var thawedEarly <-chan struct{}
 	if h, ok := f.deps.Freezer.(held); ok {
-		go func() {
-			select {
-			case <-h.Thawed():
-				broken(errors.New("the writers were let go on before the verdict"))
-			case <-fctx.Done():
-			}
-		}()
+		thawedEarly = h.Thawed()
 	}
+	go func() {
+		select {
+		case <-thawedEarly:
+			broken(errors.New("the writers were let go on before the verdict"))
+		case <-f.halt:
+			broken(errEnded)
+		case <-fctx.Done():
+		}
+	}()
 	root, err := c.lastDelta(fctx)
 	if err != nil {
 		return err
@@ -400,29 +387,6 @@ func (c *cutover) verdict(ctx context.Context, target mover.Root) error {
 		return context.Cause(ctx)
 	}
 	return nil
-}
-
-func (f *Flow) compared(r *mover.Report, source, target mover.Root) {
-	r.SourceRoot, r.TargetRoot = source.Digest.String(), target.Digest.String()
-	r.Free = min(int64(source.Free)*chunker.LeafSize, f.deps.Volume.Size())
-	r.Compared = f.deps.Volume.Size() - r.Free
-}
-
-// differ walks the trees and names what differs.
-func (f *Flow) differ(ctx context.Context, r *mover.Report) error {
-	set, err := f.walk(ctx)
-	if err != nil {
-		return fmt.Errorf("%w; naming the places: %w", sentinel.ErrDiffer, err)
-	}
-	r.Differ = named(set)
-	return fmt.Errorf("%w: %s in %d places, the first at bytes %v", sentinel.ErrDiffer, mover.Bytes(set.Bytes()), len(r.Differ), first(r))
-}
-
-func first(r *mover.Report) string {
-	if len(r.Differ) == 0 {
-		return "none found"
-	}
-	return r.Differ[0].String()
 }
 
 // release keeps the freeze and hands the target over.

@@ -26,6 +26,7 @@ type Flow struct {
 
 	orders chan *order
 	wake   chan struct{} // capacity 1: something of mu has changed, the loop looks again
+	halt   chan struct{} // closed when Run has been told to end
 	ended  chan struct{} // closed when Run has returned
 
 	mu       sync.Mutex // guards all below: what the operator wants and sees
@@ -55,7 +56,6 @@ type Flow struct {
 
 // order is something that the operator wants and the loop does.
 type order struct {
-	name string
 	ctx  context.Context
 	do   func(ctx context.Context) error
 	done chan error // capacity 1
@@ -76,7 +76,7 @@ func New(cfg Config, deps Deps) (*Flow, error) {
 	if deps.Log == nil {
 		deps.Log = discard
 	}
-	f := &Flow{cfg: cfg, deps: deps, orders: make(chan *order), wake: make(chan struct{}, 1), ended: make(chan struct{}),
+	f := &Flow{cfg: cfg, deps: deps, orders: make(chan *order), wake: make(chan struct{}, 1), halt: make(chan struct{}), ended: make(chan struct{}),
 		report: deps.Recorded, gov: newGovernor(cfg.CPU, runtime.NumCPU())}
 	f.link = newLink(cfg, deps.Dial, deps.Log)
 	f.reader = newReader(deps.Volume, cfg)
@@ -94,6 +94,7 @@ func (f *Flow) SetLimits(readRate int64, cpu int) {
 // tracker again and make a new Flow). All other trouble is told by Status while Run goes on.
 func (f *Flow) Run(ctx context.Context) (err error) {
 	defer close(f.ended)
+	defer context.AfterFunc(ctx, func() { close(f.halt) })()
 	if f.table, err = openTable(f.deps.Table, f.deps.Volume.Size()); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
@@ -97,15 +98,26 @@ func (f *Flow) answerSync(err error) {
 	}
 }
 
-// order has the loop do something and waits for it.
-func (f *Flow) order(ctx context.Context, name string, do func(context.Context) error) error {
-	o := &order{name: name, ctx: ctx, do: do, done: make(chan error, 1)}
-	select {
-	case f.orders <- o:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-f.ended:
-		return errEnded
+// order has the loop do something and waits for it. While a pass is under way first, tell hears of that.
+func (f *Flow) order(ctx context.Context, do func(context.Context) error, tell teller) error {
+	o := &order{ctx: ctx, do: do, done: make(chan error, 1)}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for accepted := false; !accepted; {
+		select {
+		case f.orders <- o:
+			accepted = true
+		case <-tick.C:
+			if s := f.Status(); s.Pass != nil {
+				tell.say(s.Pass.Kind, "first the pass under way: "+s.Reason, s.Pass.Acked, s.Pass.Total)
+			} else {
+				tell.say(string(s.State), s.Reason, 0, 0)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-f.ended:
+			return errEnded
+		}
 	}
 	select {
 	case err := <-o.done:
@@ -149,7 +161,7 @@ func (f *Flow) Cutover(ctx context.Context, o CutoverOptions, progress func(move
 	}
 	tell, told := relay(progress)
 	c := &cutover{f: f, o: o, progress: tell}
-	err := f.order(ctx, "cutover", c.run)
+	err := f.order(ctx, c.run, tell)
 	told()
 	return c.report, err
 }
@@ -161,7 +173,7 @@ func (f *Flow) Verify(ctx context.Context, o VerifyOptions, progress func(mover.
 	}
 	tell, told := relay(progress)
 	v := &verify{f: f, o: o, progress: tell}
-	err := f.order(ctx, "verify", v.run)
+	err := f.order(ctx, v.run, tell)
 	told()
 	return v.report, err
 }
@@ -204,7 +216,7 @@ const newsKept = 256 // lines of progress that may wait
 
 // Rollback lets the source go on after a cutover: thaws it, undoes what it was left as, and takes the target back by a rescan.
 func (f *Flow) Rollback(ctx context.Context) error {
-	return f.order(ctx, "rollback", f.rollback)
+	return f.order(ctx, f.rollback, nil)
 }
 
 func (f *Flow) rollback(ctx context.Context) error {

@@ -54,7 +54,7 @@ func (m *meter) perSecond() float64 {
 // packer compresses for all runs of a flow.
 type packer struct {
 	codec   *chunker.Codec
-	fixed   int // level, or -1 for auto
+	fixed   int     // level, or -1 for auto
 	cores   float64 // the most that may be used
 	workers int
 	meter   meter
@@ -62,8 +62,8 @@ type packer struct {
 
 	mu     sync.Mutex // guards all below but last
 	levels mover.Levels
-	spare  float64 // cores that compressing may have now
-	busy   float64 // seconds of cores spent on compressing since the last look
+	spare  float64      // cores that compressing may have now
+	busy   float64      // seconds of cores spent on compressing since the last look
 	last   atomic.Int32 // level used last, for status
 }
 

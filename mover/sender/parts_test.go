@@ -229,4 +229,3 @@ func TestPriority(t *testing.T) {
 	var none *Priority
 	none.Urgent()()
 }
-

@@ -121,7 +121,7 @@ func (f *Flow) begin(ctx context.Context, frozen bool) (*pass, error) {
 		}
 		p := &pass{id: newID(), kind: choice.Kind, why: choice.Why, generation: tr.History().Generation, epoch: epoch,
 			consistency: mover.Fuzzy, frozen: frozen, reclaim: f.reclaim, started: took}
-		if frozen {
+		if frozen && f.deps.Freezer != nil {
 			p.consistency = mover.Crash
 		}
 		if err := f.prepare(ctx, p, dirty); err != nil {
