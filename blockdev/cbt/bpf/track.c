@@ -24,7 +24,7 @@
 #define SHORT_WORDS (2 * UNIT_WORDS)     // a range that fits in so many words is marked without `coarse`
 #define COARSE_WORDS 260                 // 4 GiB (a request's limit) at granules of 4 KiB, in words of `coarse`
 #define MAX_BIOS 256                     // ranges of one merged discard that drivers allow
-#define NESTING 3                        // task, soft interrupt, hard interrupt
+#define NESTING 3                        // process, soft interrupt, hard interrupt
 
 volatile const int major, first_minor;
 volatile const u64 start, length; // sectors of 512 bytes
