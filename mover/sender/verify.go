@@ -46,6 +46,7 @@ func (v *verify) rounds(ctx context.Context) error {
 	method, _ := f.deps.Tracker.Method()
 	different := extent.NewSet(size, chunker.LeafSize) // for sure
 	var open *extent.Set                               // differed in the round before
+	var before int64 // bytes of open a round ago: what does not become less is written all the time
 	scope := uint8(wire.ScopeTouched)
 	if v.o.All {
 		scope = wire.ScopeAll
@@ -61,8 +62,11 @@ func (v *verify) rounds(ctx context.Context) error {
 		if open != nil {
 			v.judge(p, open, different)
 		}
-		if open != nil && (open.Empty() || round > maxVerifyRounds) {
+		if open != nil && (open.Empty() || round > maxVerifyRounds || round > 3 && open.Bytes() >= before) {
 			return v.conclude(open, different)
+		}
+		if open != nil {
+			before = open.Bytes()
 		}
 		f.show(mover.Settling, "reading both ends", "")
 		if round == 1 && v.o.All && method != "scan" {
