@@ -46,7 +46,7 @@ func (v *verify) rounds(ctx context.Context) error {
 	method, _ := f.deps.Tracker.Method()
 	different := extent.NewSet(size, chunker.LeafSize) // for sure
 	var open *extent.Set                               // differed in the round before
-	var before int64 // bytes of open a round ago: what does not become less is written all the time
+	var before int64                                   // bytes of open a round ago: what does not become less is written all the time
 	scope := uint8(wire.ScopeTouched)
 	if v.o.All {
 		scope = wire.ScopeAll
