@@ -116,6 +116,11 @@ func (c *checks) volume(what string, f config.SourceFlow) {
 	}
 	defer v.Close()
 	c.ok(what, "%s, %s of %s, %s", f.Volume, v.Kind(), units.Size(v.Size()), v.Identity())
+	if v.Device() == 0 {
+		if found, err := disk.Inspect(v.Path()); err == nil && len(found.Users) > 0 {
+			c.bad(what, fmt.Errorf("%s: %s: name that device as the volume, or nothing stops its writers", v.Path(), strings.Join(found.Users, "; ")))
+		}
+	}
 	if err := v.Unmapped(); err != nil {
 		c.note(what, "is moved in scan mode: %v", err)
 	}

@@ -106,6 +106,13 @@ func (f *freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 	if err != nil {
 		return err
 	}
+	if f.v.Device() == 0 && f.hook == nil {
+		// Who writes an image file through a loop device is not stopped by anything here.
+		if found, err := disk.Inspect(f.v.Path()); err != nil || len(found.Users) > 0 {
+			return errors.Join(err, fmt.Errorf("freeze %s: %s is in use, which nothing here stops: %v; name the loop device as the volume, or give a stop hook: %w",
+				f.flow.Name, f.v.Path(), found.Users, sentinel.ErrRefused))
+		}
+	}
 	if m := f.v.Map(); m != nil {
 		swaps, err := disk.Swaps(m)
 		if err != nil {

@@ -265,6 +265,12 @@ func TestImages(t *testing.T) {
 	w.must(2, "source", "claim", "acme/db1/root")
 	w.must(2, "gateway", "sync", "acme/db1/root")
 	w.must(1, "source", "rollback", "root", "--yes")
+	// Nothing would stop who writes through a loop device.
+	loop := looptest.Attach(t, volume, looptest.Options{})
+	if out := w.must(1, "source", "cutover", "root", "--yes", "--limit", "5s"); !strings.Contains(out, "name the loop device as the volume") {
+		t.Errorf("cutover of an image behind a loop device:\n%s", out)
+	}
+	loop.Detach()
 	overwrite(t, volume, 7<<20, "written just before the rehearsal")
 	if out := w.must(0, "source", "cutover", "root", "--rehearse", "--limit", "5s"); !strings.Contains(out, "rehearsal of root done") {
 		t.Errorf("rehearsal:\n%s", out)
