@@ -51,10 +51,11 @@ type node struct {
 	digest  digest.Digest
 }
 
-// groups is the state of each group of a node, and which of them have changes in cached pages since the last write (risky).
+// groups is the state of each group of a node, the one that its row in the file claims, and which groups have changes in cached pages
+// since the last write (risky).
 type groups struct {
-	state [fanOut]state
-	risky [fanOut / 64]uint64
+	state, file [fanOut]state
+	risky       [fanOut / 64]uint64
 }
 
 func (g *groups) anyRisky() bool { return g.risky != [fanOut / 64]uint64{} }
@@ -73,8 +74,12 @@ func (n *node) risky(i int) bool { return n.each != nil && n.each.risky[i/64]>>(
 func (n *node) own() *groups {
 	if n.each == nil {
 		n.each = new(groups)
+		claimed := n.all
+		if n.changed { // it may claim anything
+			claimed = partial
+		}
 		for i := range n.each.state {
-			n.each.state[i] = n.all
+			n.each.state[i], n.each.file[i] = n.all, claimed
 		}
 	}
 	return n.each
@@ -93,16 +98,37 @@ func (n *node) compact(count int) {
 	n.all, n.each = n.each.state[0], nil
 }
 
-// row encodes the states of count groups. With weak set, groups whose pages are about to be written are all unknown.
-func (n *node) row(b *[rowSize]byte, count int, weak bool) {
+// row encodes the states of count groups.
+func (n *node) row(b *[rowSize]byte, count int) {
 	clear(b[:])
 	for i := range count {
-		s := n.state(i)
-		if weak && n.risky(i) {
-			s = allUnknown
-		}
-		b[i] = byte(s)
+		b[i] = byte(n.state(i))
 	}
+}
+
+// doubt returns what the file may claim while pages are being written: not the digest of a group whose leaves change. changed tells
+// whether the file claims more.
+func (e *groups) doubt() (claims [fanOut]state, changed bool) {
+	claims = e.file
+	for i, s := range claims {
+		if s == known && e.risky[i/64]>>(i%64)&1 != 0 {
+			claims[i], changed = stale, true
+		}
+	}
+	return claims, changed
+}
+
+// born tells whether a group that the file claims to be uniform has got pages.
+func (n *node) born() bool {
+	if n.each == nil {
+		return false
+	}
+	for i, s := range n.each.state {
+		if s.mixed() && !n.each.file[i].mixed() {
+			return true
+		}
+	}
+	return false
 }
 
 // record tells of each leaf of a mixed group whether it is unknown or free.

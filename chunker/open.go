@@ -90,7 +90,7 @@ func createTable(path string, size int64) (*os.File, error) {
 
 // loadTable reads what a table for a volume of size bytes keeps in memory; length is that of the file.
 func loadTable(file store, length int64, path string, size int64, cfg TableConfig) (*Table, error) {
-	t := &Table{layout: newLayout(size), file: file, path: path}
+	t := &Table{layout: newLayout(size), file: file, path: path, powerCut: cfg.PowerCut}
 	b := make([]byte, headerSize)
 	if _, err := t.file.ReadAt(b, 0); errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("shorter than its header; remove it to start anew: %w", sentinel.ErrCorrupt)
@@ -110,7 +110,7 @@ func loadTable(file store, length int64, path string, size int64, cfg TableConfi
 		cfg.Cache = defaultCache
 	}
 	for i := range t.parts {
-		t.parts[i].t, t.parts[i].sums = t, map[int64]digest.Digest{}
+		t.parts[i].t, t.parts[i].sums, t.parts[i].grown = t, map[int64]digest.Digest{}, map[int64]leafBits{}
 		t.parts[i].cache = cache{file: t.file, most: int(max(cfg.Cache, leastCache) / shards / pageSize), pages: map[int64]*page{}}
 	}
 	if err := t.loadRows(); err != nil {
@@ -151,7 +151,8 @@ func (t *Table) loadRow(no int64, b []byte) error {
 			return fmt.Errorf("group %d has state %d; remove it to start anew: %w", no*fanOut+int64(i), v, sentinel.ErrCorrupt)
 		}
 		if state(v) != n.all {
-			n.own().state[i] = state(v)
+			e := n.own()
+			e.state[i], e.file[i] = state(v), state(v)
 		}
 	}
 	return nil
@@ -250,20 +251,42 @@ func (t *Table) flush() error {
 	if t.closed {
 		return fs.ErrClosed
 	}
-	for i := range t.parts {
-		s := &t.parts[i]
-		s.mu.Lock()
-		err := s.flush()
-		s.mu.Unlock()
-		if err != nil {
-			return err
-		}
+	if err := t.flushParts(); err != nil {
+		return err
 	}
 	if t.marked {
 		if err := t.writeHeader(header{owner: t.owner}); err != nil {
 			return err
 		}
 		t.marked = false
+	}
+	return nil
+}
+
+// flushParts flushes all shards together, so that they share the barrier.
+func (t *Table) flushParts() error {
+	for i := range t.parts {
+		s := &t.parts[i]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	barrier := false
+	for i := range t.parts {
+		born, err := t.parts[i].writePages()
+		if err != nil {
+			return err
+		}
+		barrier = barrier || born
+	}
+	if barrier {
+		if err := t.datasync(); err != nil {
+			return err
+		}
+	}
+	for i := range t.parts {
+		if err := t.parts[i].writeRows(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -103,6 +103,15 @@ func (c *cache) remove(p *page) {
 	}
 }
 
+// shrink ends an excess of clean pages.
+func (c *cache) shrink() {
+	for i := len(c.ring) - 1; i >= 0 && len(c.ring) > c.most; i-- {
+		if p := c.ring[i]; p.dirty == 0 {
+			c.remove(p)
+		}
+	}
+}
+
 // drop forgets the pages numbered [from, to), changes and all.
 func (c *cache) drop(from, to int64) {
 	if int64(len(c.ring)) <= to-from {
@@ -120,14 +129,14 @@ func (c *cache) drop(from, to int64) {
 	}
 }
 
-// write hands all dirty pages to the kernel, adjacent ones together. What was not written stays dirty.
-func (c *cache) write() error {
+// write hands the dirty pages from number first on to the kernel, adjacent ones together. What was not written stays dirty.
+func (c *cache) write(first int64) error {
 	if c.dirty == 0 {
 		return nil
 	}
 	list := make([]*page, 0, c.dirty)
 	for _, p := range c.ring {
-		if p.dirty != 0 {
+		if p.dirty != 0 && p.no >= first {
 			list = append(list, p)
 		}
 	}
@@ -159,9 +168,6 @@ func (c *cache) write() error {
 			list[i].dirty = 0
 			c.dirty--
 		}
-	}
-	for i := len(c.ring) - 1; len(c.ring) > c.most; i-- { // was held
-		c.remove(c.ring[i])
 	}
 	return nil
 }

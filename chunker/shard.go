@@ -20,6 +20,7 @@ type shard struct {
 	mu      sync.Mutex // guards all below and t.nodes of this shard
 	cache   cache
 	sums    map[int64]digest.Digest // of groups, that the file lacks
+	grown   map[int64]leafBits      // of groups: leaves that became known and are not so in the file; with PowerCut
 	queue   []int64                 // nodes whose changed is set
 	held    bool                    // nothing may be written
 	scratch [2][pageSize]byte       // for reading when the cache is full of changes
@@ -78,11 +79,11 @@ func (s *shard) put(g int64, st state, pages bool) {
 	if !pages && n.state(i) == st {
 		return
 	}
+	e := n.own() // before change: it wants to know whether the row in the file is right
 	s.change(g / fanOut)
 	if st != known {
 		delete(s.sums, g)
 	}
-	e := n.own()
 	e.state[i] = st
 	if pages {
 		e.risky[i/64] |= 1 << (i % 64)
@@ -105,9 +106,17 @@ func recordAt(g int64) int { return int(g*recordSize) % pageSize }
 func (s *shard) readRecord(g int64) (r record, err error) {
 	b, err := s.view(s.t.recordPage(g), 0)
 	if err == nil {
-		r.decode(b[recordAt(g):])
+		s.decode(&r, g, b)
 	}
 	return r, err
+}
+
+// decode reads the record of group g from its page. Only the state partial gives a meaning to unknown.
+func (s *shard) decode(r *record, g int64, b *[pageSize]byte) {
+	r.decode(b[recordAt(g):])
+	if s.state(g) != partial {
+		r.unknown = leafBits{}
+	}
 }
 
 // record is readRecord for changing it: room has been made.
@@ -117,13 +126,34 @@ func (s *shard) record(g int64) (p *page, at int, r record, err error) {
 		return nil, 0, r, err
 	}
 	at = recordAt(g)
-	r.decode(p.buf[at:])
+	s.decode(&r, g, p.buf)
 	return p, at, r, nil
 }
 
 func (s *shard) putRecord(p *page, at int, r *record) {
 	r.encode(p.buf[at : at+recordSize])
 	s.cache.touch(p, at, at+recordSize)
+}
+
+// grow notes which leaves of group g become known when its record changes.
+func (s *shard) grow(g int64, old, now *record) {
+	if !s.t.powerCut {
+		return
+	}
+	bits := s.grown[g]
+	n, i := s.node(g)
+	fresh := !n.state(i).mixed() && (n.each != nil && n.each.file[i].mixed() || n.each == nil && n.changed)
+	if fresh { // the record in the file is an older one
+		bits.span(0, s.t.leavesOf(g), true)
+	}
+	for w := range bits {
+		bits[w] = (bits[w] | old.unknown[w]) &^ now.unknown[w]
+	}
+	if bits == (leafBits{}) {
+		delete(s.grown, g)
+	} else {
+		s.grown[g] = bits
+	}
 }
 
 // recount corrects the node's counts when the record of group g, of count leaves, changes.
@@ -180,6 +210,7 @@ func (s *shard) setAll(g int64, ds []digest.Digest, sum digest.Digest) error {
 		}
 	}
 	s.putRecord(rp, at, &now)
+	s.grow(g, &was, &now)
 	s.recount(g, &was, &now)
 	s.sums[g] = sum
 	s.put(g, known, true)
@@ -222,6 +253,7 @@ func (s *shard) setSome(g int64, first int, ds []digest.Digest) error {
 	}
 	s.cache.touch(p, from*digest.Size, to*digest.Size)
 	s.putRecord(rp, at, &now)
+	s.grow(g, &was, &now)
 	s.recount(g, &was, &now)
 	s.put(g, mixedState(&now), true)
 	return nil
@@ -257,10 +289,11 @@ func (s *shard) forget(g int64, from, to int) error {
 	now := was
 	now.unknown.span(from, to, true)
 	now.free.span(from, to, false)
-	if now == was {
+	if now == was && old == partial { // after a power cut the row may be older than the record
 		return nil
 	}
 	s.putRecord(rp, at, &now)
+	s.grow(g, &was, &now)
 	s.recount(g, &was, &now)
 	s.put(g, partial, true)
 	return nil

@@ -1,12 +1,22 @@
 package chunker
 
 import (
-	"errors"
+	"slices"
 
 	"github.com/moverd/mover/internal/digest"
 )
 
-var errHole = errors.New("a digest that should be known is missing")
+// forgetHoles records that leaves of group g without a digest are unknown, as a power cut may leave them; the rest of the group stands.
+func (s *shard) forgetHoles(g int64, ds []digest.Digest) error {
+	for i, d := range ds {
+		if d == digest.Unknown {
+			if err := s.forget(g, i, i+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // groupSum is the digest of group g; ok is false when one of its leaves is unknown.
 func (s *shard) groupSum(g int64) (d digest.Digest, ok bool, err error) {
@@ -14,8 +24,7 @@ func (s *shard) groupSum(g int64) (d digest.Digest, ok bool, err error) {
 	case allUnknown, partial:
 		return digest.Unknown, false, nil
 	case stale:
-		d, err = s.finish(g)
-		return d, err == nil, err
+		return s.finish(g)
 	case known:
 		if d, ok := s.sums[g]; ok {
 			return d, true, nil
@@ -31,25 +40,24 @@ func (s *shard) groupSum(g int64) (d digest.Digest, ok bool, err error) {
 }
 
 // finish computes and stores the digest of group g, which is stale.
-func (s *shard) finish(g int64) (digest.Digest, error) {
+func (s *shard) finish(g int64) (d digest.Digest, ok bool, err error) {
 	if err := s.room(0); err != nil {
-		return digest.Unknown, err
+		return digest.Unknown, false, err
 	}
 	b, err := s.view(s.t.leafPage(g), 1)
 	if err != nil {
-		return digest.Unknown, err
+		return digest.Unknown, false, err
 	}
 	ds := digestsIn(b)[:s.t.leavesOf(g)]
 	if st, ok := s.t.uniformly(g, ds); ok && st != allUnknown {
-		return s.t.uniformSum(g, st), s.setUniform(g, st)
+		return s.t.uniformSum(g, st), true, s.setUniform(g, st)
 	}
-	d, ok := groupDigest(ds)
-	if !ok {
-		return d, errHole
+	if d, ok = groupDigest(ds); !ok {
+		return d, false, s.forgetHoles(g, slices.Clone(ds))
 	}
 	s.sums[g] = d
 	s.put(g, known, true)
-	return d, nil
+	return d, true, nil
 }
 
 // nodeSum brings the digest of node no up to date; ok is false when a leaf below is unknown.

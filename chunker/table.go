@@ -16,21 +16,24 @@ var ErrHeld = errors.New("digest table is held")
 // TableConfig bounds a table's memory. Zero values are defaults.
 type TableConfig struct {
 	Cache int64 // bytes of pages kept in memory; default 16 MiB, at least 1 MiB. Exceeded only while held
+	// PowerCut keeps leaves that did not change right through a loss of power: flushing waits for the disk now and then.
+	PowerCut bool
 }
 
 // Table keeps the digest of every leaf of one volume in a sparse file, and the Merkle tree above them (docs/formats.md).
 //
-// A kill of the process at any moment leaves a file that claims nothing that was not set, provided that what was set before and
-// became wrong was invalidated and flushed before. After a power cut everything that was changed since the last Sync has to be
-// invalidated in whole groups (extent.Align(GroupSize)), or the table reset.
+// A kill of the process at any moment, and with PowerCut a loss of power, leaves a file that is right for every leaf that did not
+// change since the last Flush (power: Sync). A leaf that did change claims what it had, or what was set, or nothing: the caller has
+// to set or invalidate it again. Without PowerCut the table has to be reset (SetOwner) after a loss of power.
 //
 // Safe for concurrent use. An error from Set, Fill or Invalidate leaves each group either changed or as it was.
 type Table struct {
 	layout
-	file  store
-	path  string
-	nodes []node // node i is guarded by the mu of shard i % shards
-	parts [shards]shard
+	file     store
+	path     string
+	powerCut bool
+	nodes    []node // node i is guarded by the mu of shard i % shards
+	parts    [shards]shard
 
 	zeroLast     digest.Digest              // of the last leaf when it is zeros
 	uniformNodes [allZero + 1]digest.Digest // digest of a full node of uniform groups

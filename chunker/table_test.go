@@ -144,7 +144,7 @@ func agree(t *testing.T, tab *Table, n *naive) {
 
 func openTable(t testing.TB, path string, size int64) *Table {
 	t.Helper()
-	tab, err := OpenTableWith(path, size, TableConfig{Cache: 1})
+	tab, err := OpenTableWith(path, size, TableConfig{Cache: 1, PowerCut: size%2 == 0})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,9 +216,9 @@ var sizes = []int64{1, LeafSize - 1, LeafSize, LeafSize + 512, GroupSize - 1, Gr
 
 func TestRandomHistories(t *testing.T) {
 	for _, size := range sizes {
-		rounds := 60
+		rounds := 40
 		if size > 100*GroupSize {
-			rounds = 6
+			rounds = 4
 		}
 		r := rand.New(rand.NewPCG(uint64(size), 1))
 		path := filepath.Join(t.TempDir(), "table")

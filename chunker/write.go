@@ -11,35 +11,93 @@ import (
 
 var errWrite = errors.New("write digest table")
 
-// flush writes what has changed in an order that never lets the file claim a digest that was not set: first the rows of groups
-// whose pages are about to change say unknown, then the pages are written, then the rows tell the truth. A kill
-// between costs digests, never truth. After an error everything that is not written yet stays in memory.
+// flush writes what has changed: first it withdraws the claim to digests of groups whose leaves are about to change, then it writes
+// digests of leaves, records, digests of groups, and rows, in this order: what makes a claim comes after what it is about. So the
+// file never claims for a leaf what it had not since the last flush, and leaves that did not change keep what they have, whichever
+// write is the last. After an error everything that is not written yet stays in memory.
+//
+// With PowerCut that stays true when the disk reorders. Records that make leaves known are written twice, first with these leaves
+// unknown; a barrier stands before the second time and before the rows, unless nothing became known and no group got its first pages
+// (later pages of a group hold the same as before for the leaves that did not change).
 func (s *shard) flush() error {
+	born, err := s.writePages()
+	if err != nil {
+		return err
+	}
+	if born {
+		if err := s.t.datasync(); err != nil {
+			return err
+		}
+	}
+	return s.writeRows()
+}
+
+// writePages is the first part of flush; born tells that the barrier is needed.
+func (s *shard) writePages() (born bool, err error) {
+	if s.held {
+		return false, nil
+	}
+	for _, no := range s.queue {
+		n := &s.t.nodes[no]
+		if n.each != nil && n.each.anyRisky() {
+			if claims, changed := n.each.doubt(); changed {
+				if err := s.writeRow(no, &node{each: &groups{state: claims}}); err != nil {
+					return false, err
+				}
+				n.each.file = claims
+			}
+		}
+		born = born || s.t.powerCut && n.born()
+	}
+	if err := s.cache.write(s.t.leafPage(0)); err != nil {
+		return false, err
+	}
+	if err := s.writeRecords(); err != nil {
+		return false, err
+	}
+	return born || len(s.grown) > 0, s.writeSums()
+}
+
+// writeRecords writes records, as if the leaves in grown were unknown still; what it hides remains to be written.
+func (s *shard) writeRecords() error {
+	truth := make(map[int64]record, len(s.grown))
+	for g, hide := range s.grown {
+		p := s.cache.pages[s.t.recordPage(g)] // still there, as it is dirty
+		var r record
+		r.decode(p.buf[recordAt(g):])
+		truth[g] = r
+		for i := range hide {
+			r.unknown[i] |= hide[i]
+		}
+		r.encode(p.buf[recordAt(g):])
+	}
+	err := s.cache.write(0)
+	for g, r := range truth {
+		s.putRecord(s.cache.pages[s.t.recordPage(g)], recordAt(g), &r)
+	}
+	return err
+}
+
+// writeRows is the last part of flush.
+func (s *shard) writeRows() error {
 	if s.held {
 		return nil
 	}
-	for _, no := range s.queue {
-		if n := &s.t.nodes[no]; n.each != nil && n.each.anyRisky() {
-			if err := s.writeRow(no, true); err != nil {
-				return err
-			}
-		}
-	}
-	if err := s.cache.write(); err != nil {
+	if err := s.cache.write(0); err != nil {
 		return err
 	}
-	if err := s.writeSums(); err != nil {
-		return err
-	}
+	clear(s.grown)
+	s.cache.shrink()
 	for i, no := range s.queue {
-		if err := s.writeRow(no, false); err != nil {
+		n := &s.t.nodes[no]
+		if err := s.writeRow(no, n); err != nil {
 			s.queue = append(s.queue[:0], s.queue[i:]...)
 			return err
 		}
-		n := &s.t.nodes[no]
 		n.changed = false
 		if n.each != nil {
 			clear(n.each.risky[:])
+			n.each.file = n.each.state
 			n.compact(s.t.groupsOf(no))
 		}
 		if n.punch {
@@ -75,9 +133,10 @@ func (s *shard) writeSums() error {
 	return nil
 }
 
-func (s *shard) writeRow(no int64, weak bool) error {
+// writeRow writes the states of n as the row of node no.
+func (s *shard) writeRow(no int64, n *node) error {
 	var b [rowSize]byte
-	s.t.nodes[no].row(&b, s.t.groupsOf(no), weak)
+	n.row(&b, s.t.groupsOf(no))
 	if _, err := s.t.file.WriteAt(b[:], s.t.rows+no*rowSize); err != nil {
 		return fmt.Errorf("%w: %w", errWrite, err)
 	}
@@ -118,8 +177,9 @@ func (s *shard) dropPages(no int64) {
 	for _, e := range s.extents(no) {
 		s.cache.drop(e[0], e[1])
 	}
-	for g := no * fanOut; g < (no+1)*fanOut && len(s.sums) > 0; g++ {
+	for g := no * fanOut; g < (no+1)*fanOut; g++ {
 		delete(s.sums, g)
+		delete(s.grown, g)
 	}
 }
 
