@@ -27,7 +27,7 @@ func Move(ctx context.Context, bin string, o MoveOptions, w io.Writer) error {
 	}
 	p := newPlan(o.Seed)
 	p.fs, p.early, p.sourceErrors, p.targetErrors, p.stateErrors = o.FS, false, false, false, false
-	p.rate, p.conns, p.interval = "2MiB", 2, "200ms"
+	p.rate, p.conns, p.interval, p.limit, p.deadline = "512KiB", 2, "500ms", "2m", "4m" // an emulated guest is slow, and scans when it has to
 	p.faults = []fault{{killSource, 2 * time.Second, 200 * time.Millisecond}, {cutLine, time.Second, 0}, {killGateway, time.Second, 200 * time.Millisecond}}
 	if _, err := fmt.Sscan(size, &p.size); err != nil {
 		return err

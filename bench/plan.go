@@ -23,6 +23,8 @@ type plan struct {
 	stateErrors  bool // the gateway's state folder is full at times
 	faults       []fault
 	rest         time.Duration
+
+	limit, deadline string // of the cutover; empty: 20 s and 30 s
 }
 
 const (

@@ -98,10 +98,10 @@ type soak struct {
 }
 
 func (s *soak) run(ctx context.Context, bin string) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	p := s.plan
-	s.r, err = NewRig(ctx, bin, RigOptions{Create: true, Interval: p.interval, Limit: "20s", Deadline: "30s", Leave: "frozen", Conns: p.conns,
+	s.r, err = NewRig(ctx, bin, RigOptions{Create: true, Interval: p.interval, Limit: or(p.limit, "20s"), Deadline: or(p.deadline, "30s"), Leave: "frozen", Conns: p.conns,
 		LogLimit: p.logLimit, Freeze: p.fs != "raw"})
 	if err != nil {
 		return err
