@@ -255,7 +255,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 		for i, size := range []int64{30*GroupSize + 5*LeafSize + 1, 258 * GroupSize, 18 * GroupSize, 3*GroupSize - 7, 20 * GroupSize} {
 			seed := *crashSeed + uint64(i)
 			whole, _ := crash(t, size, seed, power, -1)
-			stride := 1 + whole.writes/30*int(1+size/(100*GroupSize))
+			stride := 1 + whole.writes/20*int(1+size/(60*GroupSize))
 			survived := 0
 			for cut := 0; cut < whole.writes; cut += stride {
 				m, h := crash(t, size, seed, power, cut)

@@ -225,7 +225,7 @@ func (f *flow) setTarget(t blockdev.Target) {
 // openTable opens the digest table; one that cannot be read is replaced by an empty one, which costs reading the target.
 func (f *flow) openTable(size int64) error {
 	path := filepath.Join(f.dir(), "table")
-	cfg := chunker.TableConfig{Cache: f.s.cfg.TableMemory}
+	cfg := chunker.TableConfig{Cache: f.s.cfg.TableMemory, PowerCut: true} // free markers cannot be read back
 	_, missing := os.Stat(path)
 	t, err := chunker.OpenTableWith(path, size, cfg)
 	rebuilt := err != nil || missing != nil
