@@ -294,5 +294,38 @@ func (t *Table) Invalidate(e extent.Extent) error {
 	return t.Fill(first, Leaves(e.End())-first, digest.Unknown)
 }
 
+// InvalidateUsed is Invalidate for leaves that are not free: those stay marked, and free, if given, is told where they are, in bytes.
+// It must not call the table.
+func (t *Table) InvalidateUsed(e extent.Extent, free func(extent.Extent)) error {
+	e = e.Intersect(extent.Extent{Len: t.size})
+	if err := t.bad(); err != nil || e.Empty() {
+		return err
+	}
+	return t.ranges(e.Off/LeafSize, Leaves(e.End()), func(s *shard, g int64, from, to int) error {
+		r := uniformRecord(s.state(g), t.leavesOf(g))
+		if s.state(g).mixed() {
+			var err error
+			if r, err = s.readRecord(g); err != nil {
+				return err
+			}
+		}
+		for end := from; from < to; from = end {
+			is := r.free.has(from)
+			for end < to && r.free.has(end) == is {
+				end++
+			}
+			if !is {
+				if err := s.forget(g, from, end); err != nil {
+					return err
+				}
+			} else if free != nil {
+				off := g*GroupSize + int64(from)*LeafSize
+				free(extent.Extent{Off: off, Len: min(t.size, g*GroupSize+int64(end)*LeafSize) - off})
+			}
+		}
+		return nil
+	})
+}
+
 // Reset makes every leaf unknown.
 func (t *Table) Reset() error { return t.Fill(0, t.leaves, digest.Unknown) }

@@ -178,7 +178,18 @@ func step(t *testing.T, r *rand.Rand, tab *Table, n *naive) {
 		count = min(leaves-first, (count+255)/256*256)
 	}
 	var err error
-	switch r.IntN(6) {
+	switch r.IntN(7) {
+	case 6:
+		e := extent.Extent{Off: first * LeafSize, Len: count * LeafSize}
+		told := extent.NewSet(n.size, LeafSize)
+		err = tab.InvalidateUsed(e, told.Add)
+		for i := first; i < first+count; i++ {
+			if x := LeafExtent(n.size, i); told.Intersects(x) != (n.ds[i] == digest.Free) {
+				t.Fatalf("leaf %d is %v, told free: %v", i, n.ds[i].Short(), told.Intersects(x))
+			} else if n.ds[i] != digest.Free {
+				n.ds[i] = digest.Unknown
+			}
+		}
 	case 0, 1:
 		ds := make([]digest.Digest, count)
 		same := r.IntN(3) == 0
