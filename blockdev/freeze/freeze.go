@@ -16,7 +16,6 @@ package freeze
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -109,14 +108,14 @@ func (f *Freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 		f.begin(emptySession())
 		return nil
 	}
-	if err := f.record(ms); err != nil {
-		closeMounts(ms)
-		return err
+	err = f.checkRecord(ms)
+	var s *session
+	if err == nil {
+		s, err = startSession(f.o, f.path(), ms)
 	}
-	s, err := startSession(f.o, f.path(), ms)
 	if err != nil {
 		closeMounts(ms)
-		return errors.Join(err, remove(f.path()))
+		return err
 	}
 	f.begin(s)
 	return s.freeze(ctx, deadline)
@@ -128,15 +127,15 @@ func (f *Freezer) begin(s *session) {
 	f.cur = s
 }
 
-// record writes down what is about to be frozen. The record of another freeze is not overwritten.
-func (f *Freezer) record(ms []mount) error {
+// checkRecord makes sure that what is about to be frozen can be recorded. The record of another freeze is not overwritten.
+func (f *Freezer) checkRecord(ms []mount) error {
 	if err := checkRunDir(f.o.RunDir, ms); err != nil {
 		return err
 	}
 	if _, err := os.Stat(f.path()); err == nil {
 		return fmt.Errorf("freeze %v: %s tells of an earlier freeze; thaw it first (moverctl thaw): %w", f.dirs, f.path(), sentinel.ErrRefused)
 	}
-	return record{Name: f.o.Name, Mounts: ms}.write(f.path())
+	return nil
 }
 
 // Thaw thaws. It may be called again and returns the same. An error tells that the freeze was void: the deadline, a death of the guardian or
