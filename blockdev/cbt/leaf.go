@@ -273,3 +273,24 @@ func zero(w []uint64) {
 		}
 	}
 }
+
+// marked counts the granules that were marked since the last take, by whole windows.
+func (l *leaf) marked() (n int64, err error) {
+	per := l.unitWords()
+	err = l.windows(func(first int64, taken, dirty []uint64) {
+		for i := range taken {
+			at := first + int64(i)
+			word, mask := l.inCoarse(at / per)
+			switch {
+			case atomic.LoadUint64(word)&mask != 0:
+				n += int64(bits.OnesCount64(l.valid(at)))
+			case l.per == 64:
+				n += int64(bits.OnesCount64(atomic.LoadUint64(&dirty[i])))
+			default:
+				g, _ := gather(dirty[i*8 : min(i*8+8, len(dirty))])
+				n += int64(bits.OnesCount64(g))
+			}
+		}
+	})
+	return n, err
+}

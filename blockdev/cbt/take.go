@@ -125,6 +125,25 @@ func (t *Tracker) Pending() int64 {
 	return t.pending
 }
 
+// Since is what was written since the last Take, in bytes of whole granules: also where Pending does not grow because the same
+// granules were taken before. A cutover asks it to find writers that no freeze has stopped.
+func (t *Tracker) Since() (int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return 0, errClosed
+	}
+	var n int64
+	for _, l := range t.leaves {
+		c, err := l.marked()
+		if err != nil {
+			return 0, err
+		}
+		n += c
+	}
+	return min(n*t.plan.granule, t.o.Size), nil
+}
+
 // lost is the error of a gap.
 func (t *Tracker) lost(cause string) error {
 	return fmt.Errorf("track %s: %w: %s", t.o.Name, sentinel.ErrTrackLost, cause)

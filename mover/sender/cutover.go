@@ -43,6 +43,9 @@ type cutover struct {
 // flusher is a volume that can have page caches above it written back.
 type flusher interface{ Flush() error }
 
+// since is a tracker that can tell what was written after its last Take. Scan cannot.
+type since interface{ Since() (int64, error) }
+
 // held is what a freezer may tell beyond its contract.
 type held interface {
 	Held() bool              // unbroken until now
@@ -358,7 +361,6 @@ func (c *cutover) verdict(ctx context.Context, target mover.Root) error {
 	f := c.f
 	c.timed("compare")
 	defer c.ended("compare")
-	pending := f.deps.Tracker.Pending()
 	proven, err := f.prove(ctx)
 	if err != nil {
 		return fmt.Errorf("the tracker's account does not agree with the kernel's: %w", err)
@@ -376,9 +378,15 @@ func (c *cutover) verdict(ctx context.Context, target mover.Root) error {
 	if source.Digest != target.Digest {
 		return f.differ(ctx, c.report)
 	}
-	if method, _ := f.deps.Tracker.Method(); method != "scan" && pending > c.report.FinalDelta {
-		return fmt.Errorf("%w: %s were written while the writers were said to be stopped; stop what writes past the filesystems",
-			sentinel.ErrDiffer, mover.Bytes(pending-c.report.FinalDelta))
+	if t, ok := f.deps.Tracker.(since); ok {
+		n, err := t.Since()
+		if err != nil {
+			return fmt.Errorf("look for late writes: %w", err)
+		}
+		if n > 0 {
+			return fmt.Errorf("%w: %s were written while the writers were said to be stopped; stop what writes past the filesystems (active swap, raw databases) and cut over again",
+				sentinel.ErrDiffer, mover.Bytes(n))
+		}
 	}
 	if h, ok := f.deps.Freezer.(held); ok && !h.Held() {
 		return errors.New("the freeze did not hold until the verdict")
