@@ -73,6 +73,9 @@ func Free(dir string, free func(extent.Extent) error) (kind string, err error) {
 		return "", fmt.Errorf("ask %s for free space: %w", dir, err)
 	}
 	switch {
+	case vfs.Flags&unix.ST_RDONLY != 0:
+		// An error may have made it so; then what was freed last is not committed, and the sync below does not tell.
+		return "", fmt.Errorf("free space of %s: it is read-only: %w", dir, sentinel.ErrNotSupported)
 	case vfs.Type == unix.EXT4_SUPER_MAGIC && vfs.Bsize == 1024:
 		// Kernels before 6.6 are off by one block there; such filesystems are small.
 		return "", fmt.Errorf("free space of %s: ext4 with blocks of 1 KiB: %w", dir, sentinel.ErrNotSupported)

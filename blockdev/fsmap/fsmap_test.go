@@ -151,6 +151,22 @@ func TestFreeRefused(t *testing.T) {
 	if _, err := Free("/nonexistent", none); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
+	for _, kind := range []string{"ext4", "xfs"} {
+		l := looptest.New(t, 600<<20, looptest.Options{})
+		looptest.Mkfs(t, l.Dev, kind)
+		dir := looptest.Mount(t, l.Dev, "-o", "ro")
+		if _, err := Free(dir, func(extent.Extent) error { return nil }); !errors.Is(err, sentinel.ErrNotSupported) {
+			t.Errorf("%s read-only: %v", kind, err)
+		}
+		looptest.Run(t, "mount", "-o", "remount,rw", dir)
+		newLoad(t, filepath.Join(dir, "load"), 9).age(t, 10, 10<<10)
+		looptest.Run(t, "xfs_io", "-x", "-c", "shutdown", dir) // as after an error of the disk
+		if _, err := Free(dir, func(extent.Extent) error { return nil }); err == nil {
+			t.Errorf("%s after an error: what is free is believed", kind)
+		} else {
+			t.Log(err)
+		}
+	}
 	ok := looptest.New(t, 64<<20, looptest.Options{})
 	looptest.Mkfs(t, ok.Dev, "ext4", "-b", "4096")
 	enough := errors.New("enough")

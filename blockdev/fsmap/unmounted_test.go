@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"unsafe"
 
@@ -282,6 +283,24 @@ func TestDamage(t *testing.T) {
 		t.Logf("%s: %d of %d damaged disks refused", kind, refused, tries)
 		if refused == 0 {
 			t.Errorf("%s: no damage was noticed", kind)
+		}
+	}
+}
+
+// TestMountedMeanwhile: somebody mounts and writes while the free space is looked for.
+func TestMountedMeanwhile(t *testing.T) {
+	for _, kind := range []string{"ext4", "ext2", "xfs"} {
+		const size = 320 << 20
+		l := looptest.New(t, size, looptest.Options{})
+		looptest.Mkfs(t, l.Dev, kind)
+		once := sync.OnceFunc(func() {
+			dir := looptest.Mount(t, l.Dev)
+			newLoad(t, filepath.Join(dir, "load"), 8).age(t, 10, 10<<10)
+		})
+		if _, err := Unmounted(openFile(t, l.File), size, func(extent.Extent) error { once(); return nil }); !errors.Is(err, sentinel.ErrNotSupported) {
+			t.Errorf("%s: %v", kind, err)
+		} else {
+			t.Log(err)
 		}
 	}
 }

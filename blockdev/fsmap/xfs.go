@@ -20,7 +20,9 @@ type xfs struct {
 	bs, sector                int64 // bytes
 	blocks, agBlocks, agCount int64
 	agLog                     uint
-	logStart, logBlocks       int64 // block number as in the superblock; blocks
+	logStart, logBlocks       int64  // block number as in the superblock; blocks
+	next                      int64  // byte where the log's next record will be written
+	behind                    []byte // what is there
 }
 
 func xfsFree(d *disk, sb []byte, free func(extent.Extent) error) error {
@@ -36,7 +38,7 @@ func xfsFree(d *disk, sb []byte, free func(extent.Extent) error) error {
 			return err
 		}
 	}
-	return x.checkLog() // nobody has begun to write meanwhile
+	return x.recheckLog()
 }
 
 func (x *xfs) open(sb []byte) error {

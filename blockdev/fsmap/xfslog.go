@@ -1,6 +1,7 @@
 package fsmap
 
 import (
+	"bytes"
 	"encoding/binary"
 )
 
@@ -25,7 +26,7 @@ func (x *xfs) checkLog() error {
 	if ag >= x.agCount || block+x.logBlocks > x.agBlocks || count < 2 {
 		return unsure("the log lies at block %d of group %d", block, ag)
 	}
-	x.d.forget()
+	var err error
 	var round uint32
 	head, last := int64(-1), int64(-1) // head: first block of the round before; last: begin of the last record before the head
 	for i := range count {
@@ -55,7 +56,21 @@ func (x *xfs) checkLog() error {
 	if round == 0 || last < 0 {
 		return unsure("the log has no last record")
 	}
+	x.next = begin + head%count*xfsLogBlock
+	if x.behind, err = x.d.copy(x.next, xfsLogBlock); err != nil {
+		return err
+	}
 	return x.checkUnmount(begin, head, last)
+}
+
+// recheckLog proves that nobody has written to the log since checkLog: the first to do so writes the block behind the last record.
+func (x *xfs) recheckLog() error {
+	x.d.forget()
+	b, err := x.d.at(x.next, xfsLogBlock)
+	if err == nil && !bytes.Equal(b, x.behind) {
+		err = unsure("somebody has mounted it meanwhile")
+	}
+	return err
 }
 
 // checkUnmount checks that the record at block last is an unmount record that ends at head.
