@@ -44,16 +44,14 @@ type pass struct {
 	counts  mover.Counts      // of acked batches
 }
 
-// weakest is the level of compression that p gets at least. The bytes of deltas are what the line is paid for, day after day; while
-// writers stand still, time counts more.
+// weakest is the level of compression that p gets at least. The bytes of deltas are what the line is paid for, day after day, and the
+// fastest level costs little; stronger ones where the line is what the writers wait for (mover.Levels), as under a cutover they are not
+// to make a delta slower than what it chases.
 func (p *pass) weakest() int {
-	switch {
-	case p.kind != mover.Delta:
-		return 0
-	case p.frozen:
-		return 1
+	if p.kind == mover.Delta {
+		return int(chunker.Fastest)
 	}
-	return 2
+	return int(chunker.Off)
 }
 
 // plan sets what the pass walks.
