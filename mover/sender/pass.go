@@ -49,9 +49,9 @@ type pass struct {
 // to make a delta slower than what it chases.
 func (p *pass) weakest() int {
 	if p.kind == mover.Delta {
-		return int(chunker.Fastest)
+		return 1
 	}
-	return int(chunker.Off)
+	return 0
 }
 
 // plan sets what the pass walks.
