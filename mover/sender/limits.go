@@ -126,7 +126,7 @@ func (i *idleCores) idle() (float64, bool) {
 const (
 	ioprioIdle    = 3 << 13
 	ioprioLow     = 2<<13 | 7 // best effort, lowest
-	ioprioUrgent  = 2<<13 | 0 // best effort, highest
+	ioprioUrgent  = 2 << 13   // best effort, highest
 	ioprioProcess = 1         // IOPRIO_WHO_PROCESS: one thread
 )
 

@@ -60,13 +60,6 @@ func (p *pass) plan(seq iter.Seq[*batch]) {
 	p.next, p.stop = iter.Pull(seq)
 }
 
-// batches is how many batches the pass has had.
-func (p *pass) batches() uint32 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.lastSeq
-}
-
 // resume takes in what the gateway says is durable. false: bytes that were acked are missing, the pass is worth nothing. Offers of
 // which nothing was needed are not listed; those that were acked stand all the same. A batch that is durable but whose NEED was
 // lost on the way is offered again: its counts are not known. No run may be under way.

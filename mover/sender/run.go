@@ -25,7 +25,6 @@ import (
 
 // pipeline is what all runs of a flow share.
 type pipeline struct {
-	flow    string
 	link    *link
 	reader  *reader
 	table   *chunker.Table
