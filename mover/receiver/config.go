@@ -40,7 +40,7 @@ type Config struct {
 	ConnsPerLink int           // most connections of one link; 16
 	Handshake    time.Duration // TLS and HELLO together; 10 s
 	Window       uint64        // unacked bytes that a source is allowed; 128 MiB
-	Readers      int           // parallel reads of a target; 8
+	Readers      int           // parallel reads of a target; 16
 	Agent        string        // name and version for logs
 
 	// OpenTarget opens a target of at least size bytes (0: not known yet) exclusively, with all checks of C12; create makes an image
@@ -93,7 +93,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.ConnsPerLink = min(orElse(c.ConnsPerLink, wire.MaxConns), wire.MaxConns)
 	c.Handshake = orElse(c.Handshake, 10*time.Second)
 	c.Window = orElse(c.Window, 128<<20)
-	c.Readers = orElse(c.Readers, 8)
+	c.Readers = orElse(c.Readers, 16)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}

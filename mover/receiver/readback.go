@@ -125,16 +125,34 @@ func every(ctx ctxt, d time.Duration, fn func()) (stop func()) {
 func (f *flow) readLeaves(ctx ctxt, extents func(yield func(extent.Extent) bool), done *atomic.Int64) error {
 	size := f.table.Size()
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(f.s.cfg.Readers)
-	for e := range extents {
-		for e = e.Align(leafSize).Intersect(extent.Extent{Len: size}); !e.Empty() && ctx.Err() == nil; {
-			// Whole groups are one read and begin where the group begins.
-			part := e.Intersect(extent.Extent{Off: e.Off / groupSize * groupSize, Len: groupSize})
-			e = extent.Extent{Off: part.End(), Len: e.End() - part.End()}
-			g.Go(func() error { return f.readPart(ctx, part, done) })
+	parts := make(chan extent.Extent)
+	g.Go(func() error {
+		defer close(parts)
+		for e := range extents {
+			for e = e.Align(leafSize).Intersect(extent.Extent{Len: size}); !e.Empty(); {
+				// Whole groups are one read and begin where the group begins.
+				part := e.Intersect(extent.Extent{Off: e.Off / groupSize * groupSize, Len: groupSize})
+				e = extent.Extent{Off: part.End(), Len: e.End() - part.End()}
+				select {
+				case parts <- part:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
 		}
+		return nil
+	})
+	for range f.s.cfg.Readers {
+		g.Go(func() error {
+			for part := range parts {
+				if err := f.readPart(ctx, part, done); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
-	return errors.Join(ctx.Err(), g.Wait())
+	return g.Wait()
 }
 
 // readPart reads the leaves of part, at most a group, that are not free.
