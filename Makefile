@@ -61,12 +61,13 @@ generate: deps-generate
 
 soak: deps build
 	@.ci/mounts
-	bin/moverbench soak --runs $(RUNS) --seed $(SEED)
+	bin/moverbench soak --runs $(RUNS) --seed $(SEED) --parallel 3 --results bench/results/soak.jsonl
 
 bench: deps build
 	@.ci/deps $(bench_packages)
 	@.ci/mounts
 	bin/moverbench perf
+	bin/moverbench table bench/results > bench/results/README.md
 
 e2e: deps build
 	@.ci/deps $(e2e_packages)
