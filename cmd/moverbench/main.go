@@ -135,8 +135,8 @@ func move() *cobra.Command {
 func perf() *cobra.Command {
 	p := &bench.Perf{}
 	var out string
-	cmd := &cobra.Command{Use: "perf [full|delta|pause|overhead|memory]...", Short: "measure, against peers in the same run",
-		ValidArgs: []string{"full", "delta", "pause", "overhead", "memory"}, Args: cobra.OnlyValidArgs,
+	cmd := &cobra.Command{Use: "perf [misses|full|delta|pause|overhead|memory]...", Short: "measure, against peers in the same run",
+		ValidArgs: []string{"misses", "full", "delta", "pause", "overhead", "memory"}, Args: cobra.OnlyValidArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := bin()
 			if err != nil {
@@ -153,7 +153,7 @@ func perf() *cobra.Command {
 				args = cmd.ValidArgs
 			}
 			for _, name := range args {
-				run := map[string]func(context.Context) error{"full": p.Full, "delta": p.Delta, "pause": p.Pause, "overhead": p.Overhead, "memory": p.Memory}[name]
+				run := map[string]func(context.Context) error{"misses": p.Misses, "full": p.Full, "delta": p.Delta, "pause": p.Pause, "overhead": p.Overhead, "memory": p.Memory}[name]
 				if err := run(cmd.Context()); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
