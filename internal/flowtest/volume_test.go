@@ -178,6 +178,12 @@ func (t tracker) Pending() int64 {
 	return all.Bytes()
 }
 
+func (t tracker) Since() (int64, error) {
+	t.v.mu.Lock()
+	defer t.v.mu.Unlock()
+	return t.v.dirty.Bytes(), nil
+}
+
 func (t tracker) Prove(context.Context) (blockdev.Proof, error) {
 	t.v.mu.Lock()
 	defer t.v.mu.Unlock()
