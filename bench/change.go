@@ -216,7 +216,7 @@ func (p *Perf) Pause(ctx context.Context) (err error) {
 	if _, _, err := p.moved(ctx, r); err != nil {
 		return err
 	}
-	writer, err := r.Writer(ctx, "--dir", dir, "--pages", "--threads", "4", "--size", "1GiB", "--rate", "50MB")
+	writer, err := r.Writer(ctx, "--dir", dir, "--pages", "--threads", "4", "--size", "256MiB", "--rate", "50MB")
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package extent
 
 import (
 	"fmt"
+	"iter"
 	"math"
 )
 
@@ -70,4 +71,27 @@ func (m Map) Down(e Extent) []Segment {
 		}
 	}
 	return out
+}
+
+// Merge yields ascending, disjoint extents with those that lie at most gap bytes apart made one.
+func Merge(extents iter.Seq[Extent], gap int64) iter.Seq[Extent] {
+	return func(yield func(Extent) bool) {
+		var last Extent
+		for e := range extents {
+			switch {
+			case last.Empty():
+				last = e
+			case e.Off-last.End() <= gap && e.Off >= last.Off:
+				last.Len = max(last.Len, e.End()-last.Off)
+			default:
+				if !yield(last) {
+					return
+				}
+				last = e
+			}
+		}
+		if !last.Empty() {
+			yield(last)
+		}
+	}
 }

@@ -121,6 +121,9 @@ func every(ctx ctxt, d time.Duration, fn func()) (stop func()) {
 	}
 }
 
+// nearby extents are read as one: up to so many bytes that need not be read cost less than another read.
+const nearby = 64 << 10
+
 // readLeaves reads the leaves that the extents touch, but for free ones, and has the table take what was read.
 func (f *flow) readLeaves(ctx ctxt, extents func(yield func(extent.Extent) bool), done *atomic.Int64) error {
 	size := f.table.Size()
@@ -128,7 +131,7 @@ func (f *flow) readLeaves(ctx ctxt, extents func(yield func(extent.Extent) bool)
 	parts := make(chan extent.Extent)
 	g.Go(func() error {
 		defer close(parts)
-		for e := range extents {
+		for e := range extent.Merge(extents, nearby) {
 			for e = e.Align(leafSize).Intersect(extent.Extent{Len: size}); !e.Empty(); {
 				// Whole groups are one read and begin where the group begins.
 				part := e.Intersect(extent.Extent{Off: e.Off / groupSize * groupSize, Len: groupSize})

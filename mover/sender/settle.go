@@ -58,7 +58,7 @@ func (f *Flow) readUnknown(ctx context.Context, tell teller) (int64, error) {
 	leaves, known, _ := f.table.Counts()
 	total := (leaves - known) * chunker.LeafSize
 	// The list is made first: reading changes what is unknown.
-	todo := slices.Collect(f.table.Unknown())
+	todo := slices.Collect(f.together(f.table.Unknown()))
 	var done atomic.Int64
 	err := f.readLeaves(ctx, slices.Values(todo), func(b *batch) error {
 		i := 0
@@ -73,6 +73,42 @@ func (f *Flow) readUnknown(ctx context.Context, tell teller) (int64, error) {
 		return nil
 	})
 	return done.Load(), err
+}
+
+// nearby unknown leaves are read as one with the known ones between them: up to so many bytes cost less than another read.
+const nearby = 64 << 10
+
+// together merges nearby extents of unknown leaves. What lies between is read anew, and the table takes what was read, as after any
+// reading of a whole leaf. Free leaves keep their marker, so they stay apart.
+func (f *Flow) together(unknown iter.Seq[extent.Extent]) iter.Seq[extent.Extent] {
+	return func(yield func(extent.Extent) bool) {
+		for e := range extent.Merge(unknown, nearby) {
+			at := e.Off
+			for x := range f.freeWithin(e) {
+				if x.Off > at && !yield(extent.Extent{Off: at, Len: x.Off - at}) {
+					return
+				}
+				at = x.End()
+			}
+			if at < e.End() && !yield(extent.Extent{Off: at, Len: e.End() - at}) {
+				return
+			}
+		}
+	}
+}
+
+// freeWithin yields the free leaves of e.
+func (f *Flow) freeWithin(e extent.Extent) iter.Seq[extent.Extent] {
+	return func(yield func(extent.Extent) bool) {
+		last := chunker.Leaves(e.End())
+		for first := e.Off / chunker.LeafSize; first < last; first += chunker.GroupLeaves {
+			for i, d := range f.table.Digests(first, min(chunker.GroupLeaves, last-first)) {
+				if d == digest.Free && !yield(chunker.LeafExtent(f.table.Size(), first+int64(i))) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // readLeaves reads and digests the leaves that extents touch; each is called from several goroutines.
