@@ -58,7 +58,7 @@ func (l *Levels) cost(level int) LevelCost {
 // bytes on the line cost money.
 func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 	if line <= 0 {
-		return weakest
+		return max(weakest, 1) // the first bytes may be on a thin line: wrong there costs more than on a fast one
 	}
 	best, bestTime := weakest, l.time(weakest, line, cores)
 	for i := weakest + 1; i < LevelCount; i++ {
