@@ -90,14 +90,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	done := make(chan struct{})
 	defer close(done)
-	s.bg.Go(func() {
+	if !s.start(func() {
 		select {
 		case <-ctx.Done():
 		case <-s.ctx.Done():
 		case <-done:
 		}
 		_ = l.Close()
-	})
+	}) {
+		return l.Close()
+	}
 	for {
 		nc, err := l.Accept()
 		switch {
@@ -123,11 +125,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			closeRaw(nc)
 			continue
 		}
-		s.bg.Go(func() {
+		if !s.start(func() {
 			defer s.left()
 			s.serve(nc)
-		})
+		}) {
+			s.left()
+			closeRaw(nc)
+		}
 	}
+}
+
+// start runs fn in a goroutine that Close waits for; false: the Server is closed.
+func (s *Server) start(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.bg.Go(fn)
+	return true
 }
 
 // closeRaw closes without a TLS goodbye, which could block.
