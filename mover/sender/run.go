@@ -251,7 +251,8 @@ func (r *run) attach(b *batch, c *conn, s stage, withSeq bool) bool {
 	return true
 }
 
-// wrote ends what attach began, with the error of the write. The answer may have been dealt with already, up to the ack.
+// wrote ends what attach began, with the error of the write. The answer may have been dealt with already, up to the ack; and b may be on
+// another connection by then, whose write came back before this one: who comes back last does what is left to do.
 func (r *run) wrote(b *batch, c *conn, err error) {
 	if err != nil {
 		c.Close() // its reader gives back the other batches
@@ -259,18 +260,20 @@ func (r *run) wrote(b *batch, c *conn, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b.writing--
-	lost := err != nil
-	select {
-	case <-c.gone:
-		lost = true
-	default:
+	if _, alive := r.flight[b]; !alive || b.conn == nil || b.writing > 0 {
+		return
 	}
-	switch _, alive := r.flight[b]; {
-	case !alive || b.conn != c:
-	case b.stage == asked && lost && b.writing == 0:
+	lost := err != nil && b.conn == c
+	select {
+	case <-b.conn.gone:
+		lost = true
+	default: // if it goes later, its reader gives b back
+	}
+	switch {
+	case b.stage == asked && lost:
 		r.release(b)
 		r.redoLocked(b)
-	case b.stage == sending && b.final && b.writing == 0:
+	case b.stage == sending && b.final:
 		r.release(b)
 		switch {
 		case b.early:
