@@ -190,7 +190,7 @@ func (c *counter) Write(p []byte) (int, error) { *c += counter(len(p)); return l
 
 // Pause rehearses cutovers under 50 MB/s of random 4 KiB writes.
 func (p *Perf) Pause(ctx context.Context) (err error) {
-	r, err := NewRig(ctx, p.Bin, RigOptions{Create: true, Interval: "0s", Limit: "900ms", Deadline: "10s", NoProxy: true, Conns: 4, SkipFree: true, Freeze: true})
+	r, err := NewRig(ctx, p.Bin, RigOptions{Create: true, Interval: "0s", Limit: "3s", Deadline: "10s", NoProxy: true, Conns: 4, SkipFree: true, Freeze: true})
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (p *Perf) Pause(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := randomFiles(ctx, dir, 4<<30); err != nil {
+	if err := randomFiles(ctx, dir, 1<<30); err != nil {
 		return err
 	}
 	r.o.Volume, r.o.Target = dev, filepath.Join(p.Work, "pause-copy.img")
