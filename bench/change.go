@@ -269,7 +269,7 @@ func (p *Perf) Overhead(ctx context.Context) (err error) {
 	}
 	defer v.Close()
 	var ratios []float64
-	for i := range 2 * max(10, p.Repeat) {
+	for i := range max(10, p.Repeat) {
 		with := i%2 == 0
 		first, err := p.fioOnce(ctx, r, dev, v.Map(), with)
 		if err != nil {
