@@ -239,7 +239,7 @@ func TestFence(t *testing.T) {
 	must(t, c1.waitAcks(1))
 	c2, err := r.dial(two, "root")
 	must(t, err)
-	if err := c1.last(); err != io.EOF && !errors.Is(err, sentinel.ErrFenced) {
+	if err := c1.last(); !errors.Is(err, sentinel.ErrFenced) {
 		t.Fatalf("older link ended with %v", err)
 	}
 	if _, err := r.dial(one, "root"); !errors.Is(err, sentinel.ErrFenced) {

@@ -194,8 +194,14 @@ func (c *conn) fail(e *wire.Error) {
 	})
 }
 
-// drop closes without a word.
+// drop closes without a word, unless its link was ended for a reason: whoever comes first says it.
 func (c *conn) drop() {
+	if c.link != nil {
+		if why, ok := context.Cause(c.link.ctx).(*wire.Error); ok {
+			c.fail(why)
+			return
+		}
+	}
 	c.once.Do(func() {
 		c.cancel()
 		_ = c.wc.Close()
