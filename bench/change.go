@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -229,7 +228,7 @@ func (p *Perf) Pause(ctx context.Context) (err error) {
 		if err := pause(ctx, 3*time.Second); err != nil {
 			return err
 		}
-		report, err := r.Cutover(ctx, io.Discard, "--rehearse")
+		report, err := r.Cutover(ctx, p.W, "--rehearse")
 		if err != nil {
 			return err
 		}

@@ -72,14 +72,13 @@ func or(v, instead float64) float64 {
 }
 
 // Pause estimates how long the writers would stand still if they were stopped with dirty bytes pending and unknown bytes of leaves
-// still to be read back. Both ends read back at the same time.
+// still to be read back. Both ends read back at the same time; the source knows the leaves of the last delta from sending it.
 func (p Pace) Pause(dirty, unknown int64) time.Duration {
 	touched := unknown + dirty // at worst each dirty granule lies in a leaf of its own
 	if p.Granule > 0 && p.LeafSize > p.Granule {
 		touched = unknown + dirty/p.Granule*p.LeafSize
 	}
-	slower := min(or(p.Source, defaultReadBack), or(p.Target, defaultReadBack))
-	s := float64(dirty)/or(p.Line, defaultLine) + float64(touched)/slower
+	s := float64(dirty)/or(p.Line, defaultLine) + max(float64(unknown)/or(p.Source, defaultReadBack), float64(touched)/or(p.Target, defaultReadBack))
 	freeze := p.Freeze
 	if freeze == 0 {
 		freeze = defaultFreeze
@@ -92,12 +91,20 @@ type Converge struct {
 	Limit   time.Duration // longest pause that is asked for
 	Timeout time.Duration // after it, a flow that is not there yet is given up; 0: never
 	Rounds  int           // rounds seen
-	last    time.Duration // estimate after the last round
-	best    time.Duration
+	best    time.Duration // least estimate
+	vain    int           // rounds since it became notably less
 }
 
-// Gain that makes one more round worth its while once the limit is met: a third less.
-const gain = 2.0 / 3
+// One more round is worth its while, also when the limit is met, for as long as the pause shrinks: the writers are everybody's customers,
+// the rounds are nobody's. What ends that: a pause so short that there is little to gain; rounds in vain, which means without making it
+// a tenth shorter, of which the last comes near the best; or many of them.
+const (
+	gain     = 0.9
+	near     = 1.2
+	vain     = 2
+	mostVain = 5
+	short    = 250 * time.Millisecond
+)
 
 // Verdict of a round.
 type Verdict int
@@ -111,12 +118,15 @@ const (
 // It returns ErrNotConverged with the reason when there is no hope within the limit.
 func (c *Converge) Round(estimate, elapsed time.Duration, written, moved float64) (Verdict, error) {
 	c.Rounds++
-	gained := c.Rounds == 1 || float64(estimate) < gain*float64(c.last)
-	c.last = estimate
+	c.vain++
+	if c.best == 0 || float64(estimate) < gain*float64(c.best) {
+		c.vain = 0
+	}
 	if c.best == 0 || estimate < c.best {
 		c.best = estimate
 	}
-	if estimate <= c.Limit && (c.Rounds > 1 || estimate <= c.Limit/2) && (!gained || estimate <= c.Limit/4 || c.Rounds >= 8) {
+	enough := estimate <= min(short, c.Limit/2) || c.vain >= vain && float64(estimate) <= near*float64(c.best) || c.vain >= mostVain
+	if estimate <= c.Limit && enough {
 		return Go, nil
 	}
 	if c.Timeout == 0 || elapsed < c.Timeout {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -58,7 +59,7 @@ func New(cfg Config) (*Server, error) {
 	if s.index, err = catalog.OpenIndex(s.cat.IndexDir(), cfg.IndexMemory, cfg.Log); err != nil {
 		return nil, errors.Join(err, s.cat.Close())
 	}
-	if s.codec, err = chunker.NewCodec(chunker.CodecConfig{}); err != nil {
+	if s.codec, err = chunker.NewCodec(chunker.CodecConfig{Encoders: runtime.NumCPU(), Decoders: runtime.NumCPU()}); err != nil {
 		return nil, errors.Join(err, s.index.Close(), s.cat.Close())
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

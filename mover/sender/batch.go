@@ -91,6 +91,45 @@ func (b *batch) add(e extent.Extent) {
 	b.ext = append(b.ext, e)
 }
 
+// around is the leaves that the extents touch, as extents.
+func (b *batch) around(size int64) []extent.Extent {
+	var w batch
+	end := int64(0)
+	for _, e := range b.ext {
+		e = e.Align(chunker.LeafSize).Intersect(extent.Extent{Off: 0, Len: size})
+		if e.Off < end { // two parts of one leaf
+			e = extent.Extent{Off: end, Len: e.End() - end}
+		}
+		if e.Len > 0 {
+			w.add(e)
+			end = e.End()
+		}
+	}
+	return w.ext
+}
+
+// trim leaves of a buffer with the bytes of around only those of the extents, and of bad only what lies in them.
+func (b *batch) trim(around []extent.Extent) {
+	from, to := int64(0), int64(0)
+	bad := b.bad
+	b.bad = nil
+	for _, e := range b.ext {
+		for around[0].End() <= e.Off {
+			from += around[0].Len
+			around = around[1:]
+		}
+		at := from + e.Off - around[0].Off
+		copy(b.buf[to:], b.buf[at:at+e.Len])
+		to += e.Len
+		for _, x := range bad {
+			if x = x.Intersect(e); !x.Empty() {
+				b.bad = append(b.bad, x)
+			}
+		}
+	}
+	b.n = int(to)
+}
+
 // leafRuns writes the extents, which are whole leaves, as runs.
 func (b *batch) leafRuns() []wire.Run {
 	b.runs = b.runs[:0]

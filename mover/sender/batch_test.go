@@ -35,8 +35,12 @@ func TestChangesCoverExactly(t *testing.T) {
 			want.Add(e)
 		}
 		got := extent.NewSet(size, 512)
-		for b := range changes(dirty, whole) {
+		around := rnd.IntN(2) == 0
+		for b := range changes(dirty, whole, around) {
 			checkBatch(t, seed, size, b)
+			if around {
+				checkAround(t, seed, size, b)
+			}
 			for _, e := range b.ext {
 				if got.Intersects(e) {
 					t.Fatalf("seed %d: %v twice", seed, e)
@@ -47,6 +51,40 @@ func TestChangesCoverExactly(t *testing.T) {
 		if !slices.Equal(slices.Collect(got.All()), slices.Collect(want.All())) {
 			t.Fatalf("seed %d: covered %d bytes, want %d", seed, got.Bytes(), want.Bytes())
 		}
+	}
+}
+
+// checkAround holds the leaves around a batch against what they are made for: whole leaves, once each, that fit in a buffer; trimmed, the
+// buffer holds the extents.
+func checkAround(t *testing.T, seed uint64, size int64, b *batch) {
+	t.Helper()
+	ext := b.around(size)
+	buf, end := []byte(nil), int64(-1)
+	for _, e := range ext {
+		if e.Off <= end || e.Off%chunker.LeafSize != 0 || e.End()%chunker.LeafSize != 0 && e.End() != size {
+			t.Fatalf("seed %d: %v around %v", seed, ext, b.ext)
+		}
+		end = e.End()
+		for at := e.Off; at < e.End(); at++ {
+			buf = append(buf, byte(at>>9))
+		}
+	}
+	if len(buf) > chunker.GroupSize {
+		t.Fatalf("seed %d: %d bytes around %v", seed, len(buf), b.ext)
+	}
+	c := &batch{ext: b.ext, buf: buf, bad: ext}
+	c.trim(ext)
+	at := 0
+	for _, e := range b.ext {
+		for x := e.Off; x < e.End(); x++ {
+			if c.buf[at] != byte(x>>9) {
+				t.Fatalf("seed %d: byte %d is not where it should be", seed, x)
+			}
+			at++
+		}
+	}
+	if c.n != at || !slices.Equal(c.bad, b.ext) {
+		t.Fatalf("seed %d: %d bytes of %d, bad %v", seed, c.n, at, c.bad)
 	}
 }
 

@@ -4,8 +4,8 @@ package sender
 //
 //	rounds   deltas until one is a delta upon a point; then delta and settle, until the pause is short enough (mover.Converge)
 //	freeze   writers stop; the deadline runs from here to the verdict
-//	delta    the last one; the source reads its unknown leaves at the same time
-//	readback both ends, what the last delta has touched
+//	delta    the last one; the source reads whole leaves for it and knows them then
+//	readback the target, what the last delta has touched; the source, what it does not know yet
 //	verdict  roots equal, the tracker's witness exact, the freeze unbroken
 //	release  the target is handed over, the source left as asked; or, in a rehearsal, thawed
 //
@@ -104,6 +104,7 @@ func (c *cutover) all(ctx context.Context) error {
 // rounds brings the target so near that the rest fits the limit.
 func (c *cutover) rounds(ctx context.Context) error {
 	f := c.f
+	defer f.deps.Priority.raise(fair)()
 	conv := mover.Converge{Limit: c.o.Limit, Timeout: c.o.Timeout}
 	var began time.Time
 	for {
@@ -181,7 +182,7 @@ const granule = 4096
 // follow runs a pass and tells its progress.
 func (f *Flow) follow(ctx context.Context, tell teller) (*pass, error) {
 	if tell == nil {
-		return f.pass(ctx, false)
+		return f.pass(ctx, inRound)
 	}
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -200,7 +201,7 @@ func (f *Flow) follow(ctx context.Context, tell teller) (*pass, error) {
 		}
 	}()
 	defer func() { close(stop); <-ended }()
-	return f.pass(ctx, false)
+	return f.pass(ctx, inRound)
 }
 
 // frozen is the way from the freeze to the release. The operator's ctx ends it only before the freeze: later on, whoever asked may be gone
@@ -210,8 +211,7 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	urgent := f.deps.Priority.Urgent()
-	defer urgent()
+	defer f.deps.Priority.raise(urgent)()
 	if err := f.table.Flush(); err != nil {
 		return fmt.Errorf("digest table: %w", err)
 	}
@@ -337,11 +337,11 @@ func (f *Flow) resumeWriting() error {
 	return nil
 }
 
-// lastDelta sends the rest and settles both ends. The source reads its unknown leaves while the delta is on its way: nothing changes them.
+// lastDelta sends the rest and settles both ends.
 func (c *cutover) lastDelta(ctx context.Context) (mover.Root, error) {
 	f := c.f
 	c.timed("delta")
-	p, err := f.pass(ctx, true)
+	p, err := f.pass(ctx, inFreeze)
 	if err != nil {
 		return mover.Root{}, err
 	}

@@ -159,7 +159,7 @@ func (f *Flow) loop(ctx context.Context) error {
 			o.done <- f.step(ctx, o.ctx, o.do)
 			continue
 		}
-		err = f.step(ctx, ctx, func(ctx context.Context) error { _, err := f.pass(ctx, false); return err })
+		err = f.step(ctx, ctx, func(ctx context.Context) error { _, err := f.pass(ctx, onSchedule); return err })
 		if ctx.Err() != nil {
 			return nil
 		}

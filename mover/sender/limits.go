@@ -130,14 +130,22 @@ const (
 	ioprioProcess = 1         // IOPRIO_WHO_PROCESS: one thread
 )
 
-// Priority sets the I/O priority of every thread of the process: polite as a rule, urgent while a flow has stopped its writers.
-// All flows of a process share one.
+// Priority sets the I/O priority of every thread of the process: polite as a rule; fair in the rounds of a cutover, which on a busy disk
+// would never end with what is left over; urgent while a flow has stopped its writers. All flows of a process share one.
 type Priority struct {
 	polite int
 
-	mu     sync.Mutex // guards all below
-	urgent int        // flows that are in a hurry
+	mu    sync.Mutex // guards all below
+	hurry [2]int     // flows that want fair, urgent
 }
+
+// haste is what a flow wants.
+type haste int
+
+const (
+	fair haste = iota
+	urgent
+)
 
 // NewPriority applies class (idle, best-effort or none) at once. Threads that start later inherit it.
 func NewPriority(class string) (*Priority, error) {
@@ -155,23 +163,33 @@ func NewPriority(class string) (*Priority, error) {
 	return p, setIOPriority(p.polite)
 }
 
-// Urgent raises the priority until the returned function is called.
-func (p *Priority) Urgent() (done func()) {
+// raise asks for h until the returned function is called.
+func (p *Priority) raise(h haste) (done func()) {
 	if p == nil || p.polite == 0 {
 		return func() {}
 	}
+	p.change(h, 1)
+	return sync.OnceFunc(func() { p.change(h, -1) })
+}
+
+func (p *Priority) change(h haste, by int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.urgent++; p.urgent == 1 {
-		_ = setIOPriority(ioprioUrgent) // a priority is a courtesy, never a reason to stop
+	before := p.wanted()
+	p.hurry[h] += by
+	if now := p.wanted(); now != before {
+		_ = setIOPriority(now) // a priority is a courtesy, never a reason to stop
 	}
-	return sync.OnceFunc(func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.urgent--; p.urgent == 0 {
-			_ = setIOPriority(p.polite)
-		}
-	})
+}
+
+func (p *Priority) wanted() int {
+	switch {
+	case p.hurry[urgent] > 0:
+		return ioprioUrgent
+	case p.hurry[fair] > 0:
+		return ioprioLow
+	}
+	return p.polite
 }
 
 // setIOPriority sets all threads. It reads /proc only, so it may be called while filesystems are frozen.

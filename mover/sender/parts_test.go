@@ -3,6 +3,7 @@ package sender
 import (
 	"context"
 	"errors"
+	"golang.org/x/sys/unix"
 	"net"
 	"slices"
 	"strings"
@@ -215,17 +216,28 @@ func TestPriority(t *testing.T) {
 	if _, err := NewPriority("highest"); err == nil {
 		t.Error("accepted an unknown class")
 	}
-	p, err := NewPriority("best-effort")
+	p, err := NewPriority("idle")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := p.Urgent(), p.Urgent()
-	a()
-	a()
-	if p.urgent != 1 {
-		t.Errorf("%d in a hurry", p.urgent)
+	at := func(want int) {
+		t.Helper()
+		got, _, _ := unix.Syscall(unix.SYS_IOPRIO_GET, ioprioProcess, uintptr(unix.Gettid()), 0)
+		if int(got) != want {
+			t.Errorf("priority is %d/%d, want %d/%d", got>>13, got&7, want>>13, want&7)
+		}
 	}
+	at(ioprioIdle)
+	round := p.raise(fair)
+	at(ioprioLow)
+	a, b := p.raise(urgent), p.raise(urgent)
+	a()
+	a()
+	at(ioprioUrgent)
 	b()
+	at(ioprioLow)
+	round()
+	at(ioprioIdle)
 	var none *Priority
-	none.Urgent()()
+	none.raise(urgent)()
 }

@@ -22,6 +22,7 @@ type pass struct {
 	epoch       uint64
 	consistency mover.Consistency
 	frozen      bool // writers stand still until the verdict
+	around      bool // delta: leaves are read whole where parts are dirty, so that settling need not read them again
 	reclaim     bool
 	dirty       *extent.Set // delta: what was taken
 	free        *extent.Set // full and rescan: free leaves, or nil

@@ -16,9 +16,18 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
-// pass runs one pass to its commit, over as many links as it takes, and returns it. A pass that was interrupted is taken up. frozen: the
-// writers stand still; then what the commit allows to forget is kept until thawed.
-func (f *Flow) pass(ctx context.Context, frozen bool) (*pass, error) {
+// occasion is what a pass is made for.
+type occasion uint8
+
+const (
+	onSchedule occasion = iota
+	inRound             // of a cutover: both ends are settled after it
+	inFreeze            // the same, and the writers stand still; what the commit allows to forget is kept until thawed
+)
+
+// pass runs one pass to its commit, over as many links as it takes, and returns it. A pass that was interrupted is taken up.
+func (f *Flow) pass(ctx context.Context, on occasion) (*pass, error) {
+	frozen := on == inFreeze
 	for {
 		p := f.currentPass()
 		if p != nil && p.frozen != frozen { // what was read then and what is read now are not of one moment
@@ -27,7 +36,7 @@ func (f *Flow) pass(ctx context.Context, frozen bool) (*pass, error) {
 		}
 		if p == nil {
 			var err error
-			if p, err = f.begin(ctx, frozen); err != nil {
+			if p, err = f.begin(ctx, on); err != nil {
 				return nil, err
 			}
 			f.setPass(p)
@@ -74,7 +83,8 @@ func (f *Flow) setPass(p *pass) {
 }
 
 // begin chooses the next pass and takes an epoch.
-func (f *Flow) begin(ctx context.Context, frozen bool) (*pass, error) {
+func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
+	frozen := on == inFreeze
 	if err := f.deps.Volume.Check(); err != nil {
 		return nil, errShape{fmt.Errorf("volume %s: %w", f.cfg.Device, err)}
 	}
@@ -120,7 +130,7 @@ func (f *Flow) begin(ctx context.Context, frozen bool) (*pass, error) {
 			return nil, fmt.Errorf("take what has changed: %w", err)
 		}
 		p := &pass{id: newID(), kind: choice.Kind, why: choice.Why, generation: tr.History().Generation, epoch: epoch,
-			consistency: mover.Fuzzy, frozen: frozen, reclaim: f.reclaim, started: took}
+			consistency: mover.Fuzzy, frozen: frozen, around: on != onSchedule, reclaim: f.reclaim, started: took}
 		if frozen && f.deps.Freezer != nil {
 			p.consistency = mover.Crash
 		}
@@ -157,7 +167,7 @@ func (f *Flow) prepare(ctx context.Context, p *pass, dirty *extent.Set) error {
 		if err := f.forget(p); err != nil {
 			return err
 		}
-		p.plan(changes(dirty, p.whole))
+		p.plan(changes(dirty, p.whole, p.around))
 		return nil
 	}
 	// All digests go: what is free and what is not is learnt anew. The tag counts once this pass is committed.

@@ -87,8 +87,9 @@ func freeLeaves(size int64, free *extent.Set) *extent.Set {
 }
 
 // changes plans a delta: leaves that are dirty as a whole, and those in whole, are offered; parts of other leaves are put. Both are
-// packed over groups.
-func changes(dirty, whole *extent.Set) iter.Seq[*batch] {
+// packed over groups. around: the leaves around the parts are read with them, so a batch takes no more parts than have their leaves in
+// one buffer.
+func changes(dirty, whole *extent.Set, around bool) iter.Seq[*batch] {
 	size := dirty.Size()
 	return func(yield func(*batch) bool) {
 		offer, parts := newBatch(offered), newBatch(put)
@@ -112,11 +113,17 @@ func changes(dirty, whole *extent.Set) iter.Seq[*batch] {
 			}
 			return true
 		}
+		leaves, lastPart := int64(0), int64(-1) // of parts
 		addPart := func(e extent.Extent) bool {
-			if parts.bytes+e.Len > chunker.GroupSize || len(parts.ext) >= maxParts {
+			leaf := e.Off / chunker.LeafSize
+			if parts.bytes+e.Len > chunker.GroupSize || len(parts.ext) >= maxParts || around && leaves == chunker.GroupLeaves && leaf != lastPart {
 				if !flush(&parts, put) {
 					return false
 				}
+				leaves, lastPart = 0, -1
+			}
+			if leaf != lastPart {
+				leaves, lastPart = leaves+1, leaf
 			}
 			parts.add(e)
 			return true

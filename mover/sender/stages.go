@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
@@ -30,8 +31,15 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	b.buf, b.n = buf, int(b.bytes)
-	b.bad, err = r.reader.read(ctx, b.ext, buf[:b.n])
+	ext := b.ext
+	if b.shape == put && r.p.around {
+		ext = b.around(r.table.Size())
+	}
+	b.buf, b.n = buf, 0
+	for _, e := range ext {
+		b.n += int(e.Len)
+	}
+	b.bad, err = r.reader.read(ctx, ext, buf[:b.n])
 	if err != nil {
 		return err
 	}
@@ -39,12 +47,16 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 	if err := r.gov.wait(ctx); err != nil {
 		return err
 	}
-	if b.shape == put {
+	if b.shape == put && !r.p.around {
 		return r.toPacker(ctx, b)
 	}
 	b.digests = chunker.Digests(buf[:b.n], b.digests[:0])
-	if err := r.remember(b); err != nil {
+	if err := r.remember(ext, b.digests); err != nil {
 		return err
+	}
+	if b.shape == put {
+		b.trim(ext)
+		return r.toPacker(ctx, b)
 	}
 	if len(b.bad) > 0 {
 		return r.toPacker(ctx, b)
@@ -60,13 +72,13 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 
 // remember puts the digests of leaves that were read in full into the source's table. Leaves that are still free at the target
 // keep their marker until the commit: a pass that dies must leave them to be sent whole again.
-func (r *run) remember(b *batch) error {
+func (r *run) remember(ext []extent.Extent, digests []digest.Digest) error {
 	i := 0
-	for _, e := range b.ext {
+	for _, e := range ext {
 		n := int(chunker.Leaves(e.Len))
 		first := e.Off / chunker.LeafSize
 		if r.p.whole == nil || !r.p.whole.Intersects(e) {
-			if err := r.table.Set(first, b.digests[i:i+n]); err != nil {
+			if err := r.table.Set(first, digests[i:i+n]); err != nil {
 				return fmt.Errorf("digest table: %w", err)
 			}
 		} else {
@@ -74,7 +86,7 @@ func (r *run) remember(b *batch) error {
 				if r.p.whole.Intersects(chunker.LeafExtent(r.table.Size(), first+int64(k))) {
 					continue
 				}
-				if err := r.table.Set(first+int64(k), b.digests[i+k:i+k+1]); err != nil {
+				if err := r.table.Set(first+int64(k), digests[i+k:i+k+1]); err != nil {
 					return fmt.Errorf("digest table: %w", err)
 				}
 			}
