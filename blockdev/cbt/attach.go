@@ -174,7 +174,7 @@ func pickIssue(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-// attachLeaf loads, attaches and pins the copies for one leaf disk.
+// attachLeaf loads, attaches and pins the programs for one leaf disk.
 func attachLeaf(dir string, p *plan, no int) (*leaf, error) {
 	lp := &p.leaves[no]
 	spec, err := loadSpec(p, lp)

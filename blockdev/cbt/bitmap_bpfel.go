@@ -21,9 +21,7 @@ const (
 	bitmapMapControl    = "control"
 	bitmapMapDirty      = "dirty"
 	bitmapMapFlight     = "flight"
-	bitmapProgCopy0     = "copy0"
-	bitmapProgCopy1     = "copy1"
-	bitmapProgCopy2     = "copy2"
+	bitmapProgComplete  = "complete"
 	bitmapProgIssue1    = "issue1"
 	bitmapProgIssue2    = "issue2"
 	bitmapVarDepth      = "depth"
@@ -77,11 +75,9 @@ type bitmapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bitmapProgramSpecs struct {
-	Copy0  *ebpf.ProgramSpec `ebpf:"copy0"`
-	Copy1  *ebpf.ProgramSpec `ebpf:"copy1"`
-	Copy2  *ebpf.ProgramSpec `ebpf:"copy2"`
-	Issue1 *ebpf.ProgramSpec `ebpf:"issue1"`
-	Issue2 *ebpf.ProgramSpec `ebpf:"issue2"`
+	Complete *ebpf.ProgramSpec `ebpf:"complete"`
+	Issue1   *ebpf.ProgramSpec `ebpf:"issue1"`
+	Issue2   *ebpf.ProgramSpec `ebpf:"issue2"`
 }
 
 // bitmapMapSpecs contains maps before they are loaded into the kernel.
@@ -162,18 +158,14 @@ type bitmapVariables struct {
 //
 // It can be passed to loadBitmapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bitmapPrograms struct {
-	Copy0  *ebpf.Program `ebpf:"copy0"`
-	Copy1  *ebpf.Program `ebpf:"copy1"`
-	Copy2  *ebpf.Program `ebpf:"copy2"`
-	Issue1 *ebpf.Program `ebpf:"issue1"`
-	Issue2 *ebpf.Program `ebpf:"issue2"`
+	Complete *ebpf.Program `ebpf:"complete"`
+	Issue1   *ebpf.Program `ebpf:"issue1"`
+	Issue2   *ebpf.Program `ebpf:"issue2"`
 }
 
 func (p *bitmapPrograms) Close() error {
 	return _BitmapClose(
-		p.Copy0,
-		p.Copy1,
-		p.Copy2,
+		p.Complete,
 		p.Issue1,
 		p.Issue2,
 	)

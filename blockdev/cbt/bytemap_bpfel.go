@@ -21,9 +21,7 @@ const (
 	bytemapMapControl    = "control"
 	bytemapMapDirty      = "dirty"
 	bytemapMapFlight     = "flight"
-	bytemapProgCopy0     = "copy0"
-	bytemapProgCopy1     = "copy1"
-	bytemapProgCopy2     = "copy2"
+	bytemapProgComplete  = "complete"
 	bytemapProgIssue1    = "issue1"
 	bytemapProgIssue2    = "issue2"
 	bytemapVarDepth      = "depth"
@@ -77,11 +75,9 @@ type bytemapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bytemapProgramSpecs struct {
-	Copy0  *ebpf.ProgramSpec `ebpf:"copy0"`
-	Copy1  *ebpf.ProgramSpec `ebpf:"copy1"`
-	Copy2  *ebpf.ProgramSpec `ebpf:"copy2"`
-	Issue1 *ebpf.ProgramSpec `ebpf:"issue1"`
-	Issue2 *ebpf.ProgramSpec `ebpf:"issue2"`
+	Complete *ebpf.ProgramSpec `ebpf:"complete"`
+	Issue1   *ebpf.ProgramSpec `ebpf:"issue1"`
+	Issue2   *ebpf.ProgramSpec `ebpf:"issue2"`
 }
 
 // bytemapMapSpecs contains maps before they are loaded into the kernel.
@@ -162,18 +158,14 @@ type bytemapVariables struct {
 //
 // It can be passed to loadBytemapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bytemapPrograms struct {
-	Copy0  *ebpf.Program `ebpf:"copy0"`
-	Copy1  *ebpf.Program `ebpf:"copy1"`
-	Copy2  *ebpf.Program `ebpf:"copy2"`
-	Issue1 *ebpf.Program `ebpf:"issue1"`
-	Issue2 *ebpf.Program `ebpf:"issue2"`
+	Complete *ebpf.Program `ebpf:"complete"`
+	Issue1   *ebpf.Program `ebpf:"issue1"`
+	Issue2   *ebpf.Program `ebpf:"issue2"`
 }
 
 func (p *bytemapPrograms) Close() error {
 	return _BytemapClose(
-		p.Copy0,
-		p.Copy1,
-		p.Copy2,
+		p.Complete,
 		p.Issue1,
 		p.Issue2,
 	)

@@ -1,7 +1,7 @@
 // Package cbt tracks changed blocks with eBPF: programs that mark, at completion, in pinned bitmaps, what was written to the leaf
 // disks of a volume (C1). docs/tracking.md tells the method, what it needs from a kernel, and what ends a history.
 //
-// One Tracker has, for each leaf disk, three copies of one program on completions, one program on issues, and these maps:
+// One Tracker has, for each leaf disk, a program on completions, one on issues, and these maps:
 //
 //	dirty    one bit (or byte) per granule, set by the programs
 //	coarse   one bit (or byte) per 64 words of dirty, set for long discards

@@ -21,7 +21,7 @@ const (
 // What each leaf disk has pinned.
 var (
 	leafMaps  = []string{"dirty", "coarse", "taken", "cells", "flight", "control"}
-	leafLinks = []string{"issue", "copy0", "copy1", "copy2"}
+	leafLinks = []string{"issue", "complete"}
 )
 
 func pinOf(leaf int, name string) string { return fmt.Sprintf("disk%d-%s", leaf, name) }

@@ -10,7 +10,7 @@ import (
 const (
 	stateMagic = 0x4d6f766572434254 // "MoverCBT"
 	// stateVersion grows when the maps or the program change in a way that an older or newer moverd would misread.
-	stateVersion = 1
+	stateVersion = 2
 	stateSize    = 4096
 	maxLeaves    = 32
 	causeSize    = 240

@@ -16,7 +16,7 @@ import (
 //
 //	kernel = base + programs + skipped + missed - underway
 //
-// where base is fixed, underway is what lies between the two additions just then, skipped counts bytes for whose completion no copy was
+// where base is fixed, underway is what lies between the two additions just then, skipped counts bytes for whose completion the program was not
 // run but whose note of the issue still stands (nothing is lost: Take includes what notes say), and missed those that nobody saw.
 // A sample reads programs, kernel, notes, programs. Notes are of all writes that were issued and not seen complete, so skipped <= notes,
 // and what leaves the notes has entered the programs' sums before. All accounts but the notes only grow, so:

@@ -1,11 +1,11 @@
 // Marks what changed on one disk, when a request (or a part of it) completes and before its submitter learns of it (C1).
 //
 // One source, two objects. By default a granule is one bit, set by an atomic OR; with -DBYTEMAP it is one byte, set by a plain
-// store, for kernels whose BPF has no atomics. Three copies of the program are attached, because the kernel skips a program
-// that is already running on the CPU; see first_sight().
+// store, for kernels whose BPF has no atomics.
 //
-// One more program notes each write in `flight` when it is issued; its completion takes the note away. A note that stays is a write
-// whose completion no copy was run for: it stands for dirty granules until the same request is issued again and marks them.
+// A second program notes each write in `flight` when it is issued; its completion takes the note away. The kernel skips a program that is
+// already running on the CPU, as when an interrupt completes a request inside another completion. A note that stays is a write whose
+// completion was skipped: it stands for dirty granules until the same request is issued again and marks them.
 //
 // What is tracked is fixed in constants before loading: a disk, its sectors [start, start+length), and the granule's size.
 
@@ -24,21 +24,19 @@
 #define SHORT_WORDS (2 * UNIT_WORDS)     // a range that fits in so many words is marked without `coarse`
 #define COARSE_WORDS 260                 // 4 GiB (a request's limit) at granules of 4 KiB, in words of `coarse`
 #define MAX_BIOS 256                     // ranges of one merged discard that drivers allow
-#define NESTING 3                        // process, soft interrupt, hard interrupt
 
 volatile const int major, first_minor;
 volatile const u64 start, length; // sectors of 512 bytes
 volatile const u32 shift;         // a granule is 1 << shift sectors
 volatile const u32 depth, queues; // requests of one hardware queue, and number of these
 
-// cell is what one CPU has seen: 64 bytes. The first four only grow.
+// cell is what one CPU has seen: 64 bytes, a cache line of its own. All only grow.
 struct cell {
 	u64 written;   // bytes, counted as the kernel counts writes: everything but discards
 	u64 discarded; // bytes
 	u64 passed;    // pass-through writes, whose range nobody knows
 	u64 overflow;  // requests that could not be marked whole
-	u64 skip;      // event that a forced miss drops
-	u64 seen[NESTING];
+	u64 unused[4];
 };
 
 // note is a write that was issued and has not been seen complete.
@@ -52,7 +50,7 @@ struct note {
 enum { WRITTEN, DISCARDED, DISCARDED_MANY };
 
 struct control {
-	u64 miss; // counts down at each write; at 1 its completion is dropped by all copies, and its note too
+	u64 miss; // counts down at each write; at 1 its completion is dropped, and its note too
 	u64 skip; // the same, but the note stays
 };
 
@@ -240,30 +238,6 @@ static __always_inline int mark_discard(struct request *rq, u64 sector, u32 byte
 	return mark_bio(sector, bytes);
 }
 
-// first_sight tells whether this copy is the first to see an event, so that the sums are a union over the copies: each event is counted
-// once, by the first copy that was not skipped for it. The copies run one after the other on one CPU, and what interrupts them
-// is finished before they go on: seen is a stack of the events that are between their first copy and their last.
-static __always_inline int first_sight(struct cell *c, u64 event, int copy)
-{
-	for (int i = 0; i < NESTING && copy > 0; i++) {
-		if (c->seen[i] != event)
-			continue;
-		if (copy == NESTING - 1) // above are only events that are over
-			for (int j = i; j < NESTING; j++)
-				*(volatile u64 *)&c->seen[j] = 0;
-		return 0;
-	}
-	if (copy == NESTING - 1)
-		return 1;
-	for (int i = 0; i < NESTING; i++) {
-		if (!c->seen[i] || i == NESTING - 1) {
-			*(volatile u64 *)&c->seen[i] = event;
-			break;
-		}
-	}
-	return 1;
-}
-
 // note_of gives the place for a request's note: it belongs to the request for as long as the disk lives. NULL: there is none.
 static __always_inline struct note *note_of(struct request *rq)
 {
@@ -283,7 +257,7 @@ static __always_inline void count(struct cell *c, int discard, u32 bytes)
 		__sync_fetch_and_add(&c->written, bytes);
 }
 
-// settle marks and counts the first bytes of a note, which have completed without any copy being run.
+// settle marks and counts the first bytes of a note, which have completed without being seen.
 static __always_inline void settle(struct cell *c, struct note *n, u32 bytes)
 {
 	int bad = n->kind == DISCARDED_MANY;
@@ -314,11 +288,9 @@ static __always_inline void land(struct request *rq, struct cell *c, u64 sector,
 	n->bytes -= before + bytes;
 }
 
-// dropped tells whether a forced miss drops the event. Copy 0 decides, the others follow; for tests.
-static __always_inline int dropped(struct request *rq, struct cell *c, u64 event, int copy)
+// dropped tells whether a forced miss drops the completion; for tests.
+static __always_inline int dropped(struct request *rq)
 {
-	if (copy > 0)
-		return c->skip == event;
 	u32 zero = 0;
 	struct control *ctl = bpf_map_lookup_elem(&control, &zero);
 	if (!ctl)
@@ -337,7 +309,6 @@ static __always_inline int dropped(struct request *rq, struct cell *c, u64 event
 		if (n)
 			*(volatile u64 *)&n->issued = 0;
 	}
-	c->skip = event;
 	return 1;
 }
 
@@ -369,8 +340,12 @@ static __always_inline struct cell *own_cell(void)
 	return bpf_map_lookup_elem(&cells, &cpu);
 }
 
-static __always_inline int complete(struct request *rq, u32 bytes, int copy)
+// (request, error, bytes); a failed write may have changed the medium too, so errors count as well.
+SEC("tp_btf/block_rq_complete")
+int complete(u64 *ctx)
 {
+	struct request *rq = (void *)ctx[0];
+	u32 bytes = ctx[2];
 	if (!is_ours(rq))
 		return 0;
 	u32 op = rq->cmd_flags & OP_MASK;
@@ -383,32 +358,26 @@ static __always_inline int complete(struct request *rq, u32 bytes, int copy)
 	struct cell *c = own_cell();
 	if (!c)
 		return 0; // not counted: the witness tells
-	u64 event = (rq->start_time_ns << 20 ^ sector) | 1;
-	if (dropped(rq, c, event, copy))
+	if (dropped(rq))
 		return 0;
 
-	int discard = op == OP(DISCARD), bad = 0;
-	if (passed)
-		;
-	else if (discard || op == OP(SECURE_ERASE))
-		bad = mark_discard(rq, sector, bytes);
-	else
-		bad = mark(sector, bytes);
-
-	if (bad)
-		__sync_fetch_and_add(&c->overflow, 1);
-	if (!first_sight(c, event, copy))
-		return 0;
 	if (passed) {
 		__sync_fetch_and_add(&c->passed, 1);
 		return 0;
 	}
+	int discard = op == OP(DISCARD), bad;
+	if (discard || op == OP(SECURE_ERASE))
+		bad = mark_discard(rq, sector, bytes);
+	else
+		bad = mark(sector, bytes);
+	if (bad)
+		__sync_fetch_and_add(&c->overflow, 1);
 	count(c, discard, bytes); // before the note goes: the witness reads notes first
 	land(rq, c, sector, bytes);
 	return 0;
 }
 
-// issue notes a write. A note of an earlier use of the request is of a write that has completed without any copy being run: what it
+// issue notes a write. A note of an earlier use of the request is of a write that has completed without being seen: what it
 // wrote is marked now. A request that is issued again after it was put back only renews its note.
 static __always_inline int issue(struct request *rq)
 {
@@ -435,18 +404,6 @@ static __always_inline int issue(struct request *rq)
 	*(volatile u64 *)&n->issued = now;
 	return 0;
 }
-
-// (request, error, bytes); a failed write may have changed the medium too, so errors count as well.
-#define COPY(n)                                                       \
-	SEC("tp_btf/block_rq_complete")                               \
-	int copy##n(u64 *ctx)                                         \
-	{                                                             \
-		return complete((void *)ctx[0], (u32)ctx[2], n);      \
-	}
-
-COPY(0)
-COPY(1)
-COPY(2)
 
 // (request) from 5.11 on, (queue, request) before; one of the two is loaded.
 SEC("tp_btf/block_rq_issue")
