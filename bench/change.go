@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +18,6 @@ import (
 	"github.com/moverd/mover/bench/churn"
 	"github.com/moverd/mover/blockdev/cbt"
 	"github.com/moverd/mover/blockdev/disk"
-	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/mover"
 )
@@ -245,7 +246,7 @@ func (p *Perf) Pause(ctx context.Context) (err error) {
 	return p.add("pause", "mover", "median pause (under 1)", Median(pauses), "s")
 }
 
-// Overhead runs fio with and without the tracker, in interleaved pairs.
+// Overhead runs fio and takes turns at having a tracker and not, so that what else the machine does hits both of a pair.
 func (p *Perf) Overhead(ctx context.Context) (err error) {
 	r, err := NewRig(ctx, p.Bin, RigOptions{})
 	if err != nil {
@@ -259,7 +260,7 @@ func (p *Perf) Overhead(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := fio(ctx, dev, "write", "1M", 0); err != nil { // allocate
+	if err := fio(ctx, dev, "write", "1M", 0); err != nil { // allocate
 		return err
 	}
 	v, err := disk.OpenVolume(dev)
@@ -267,36 +268,63 @@ func (p *Perf) Overhead(ctx context.Context) (err error) {
 		return err
 	}
 	defer v.Close()
+	ctx, stop := context.WithCancel(ctx)
+	writes := make(chan error, 1)
+	go func() { writes <- fio(ctx, dev, "randwrite", "4k", time.Hour) }()
+	defer func() { stop(); <-writes }()
+	if err := pause(ctx, time.Second); err != nil {
+		return err
+	}
 	var ratios []float64
-	for i := range max(10, p.Repeat) {
-		with := i%2 == 0
-		first, err := p.fioOnce(ctx, r, dev, v.Map(), with)
-		if err != nil {
-			return err
+	for i := range max(60, p.Repeat) {
+		var rate [2]float64
+		for _, with := range []int{i % 2, 1 - i%2} {
+			if rate[with], err = p.turn(ctx, r, v, with == 1); err != nil {
+				return err
+			}
 		}
-		second, err := p.fioOnce(ctx, r, dev, v.Map(), !with)
-		if err != nil {
-			return err
-		}
-		if !with {
-			first, second = second, first
-		}
-		ratios = append(ratios, first/second)
-		if err := errors.Join(p.add("overhead", "with tracker", "IOPS", first, "1/s"), p.add("overhead", "without", "IOPS", second, "1/s")); err != nil {
+		ratios = append(ratios, rate[1]/rate[0])
+		if err := errors.Join(p.add("overhead", "with tracker", "IOPS", rate[1], "1/s"), p.add("overhead", "without", "IOPS", rate[0], "1/s")); err != nil {
 			return err
 		}
 	}
 	return p.add("overhead", "with / without", "median ratio (at least 0.98)", Median(ratios), "ratio")
 }
 
-func (p *Perf) fioOnce(ctx context.Context, r *Rig, dev string, m extent.Map, tracked bool) (float64, error) {
+// turn is the writes per second that the kernel counts in one turn of fio. What attaching costs is over before it begins.
+func (p *Perf) turn(ctx context.Context, r *Rig, v *disk.Volume, tracked bool) (float64, error) {
 	if tracked {
-		t, err := cbt.Open(cbt.Options{Name: "fio", Map: m, Size: 2 << 30, PinDir: r.pinDir()})
+		t, err := cbt.Open(cbt.Options{Name: "fio", Map: v.Map(), Size: v.Size(), PinDir: r.pinDir()})
 		if err != nil {
 			return 0, err
 		}
 		defer os.RemoveAll(r.pinDir())
 		defer t.Remove()
 	}
-	return fio(ctx, dev, "randwrite", "4k", 3)
+	if err := pause(ctx, 300*time.Millisecond); err != nil {
+		return 0, err
+	}
+	before, err := writesOf(v.Path())
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := pause(ctx, time.Second); err != nil {
+		return 0, err
+	}
+	took := time.Since(began).Seconds()
+	after, err := writesOf(v.Path())
+	return float64(after-before) / took, err
+}
+
+// writesOf is the number of writes that the kernel counts on a device.
+func writesOf(dev string) (n int64, err error) {
+	b, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(dev), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	if f := strings.Fields(string(b)); len(f) > 4 {
+		return strconv.ParseInt(f[4], 10, 64)
+	}
+	return 0, fmt.Errorf("stat of %s: %q", dev, b)
 }

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -45,28 +44,15 @@ func awaitPort(ctx context.Context, port int) error {
 	return err
 }
 
-// fio runs one job for some seconds (0: once over the device) and returns its IOPS.
-func fio(ctx context.Context, dev, rw, bs string, seconds int) (float64, error) {
+// fio runs one job for a time (0: once over the device).
+func fio(ctx context.Context, dev, rw, bs string, length time.Duration) error {
 	args := []string{"--name=x", "--filename=" + dev, "--rw=" + rw, "--bs=" + bs, "--direct=1", "--ioengine=libaio", "--iodepth=16", "--numjobs=1",
-		"--output-format=json", "--norandommap", "--randrepeat=0"}
-	if seconds > 0 {
-		args = append(args, "--time_based", fmt.Sprintf("--runtime=%d", seconds), "--ramp_time=0.5")
+		"--norandommap", "--randrepeat=0", "--thread"}
+	if length > 0 {
+		args = append(args, "--time_based", fmt.Sprintf("--runtime=%d", int(length.Seconds())))
 	}
-	out, err := exec.CommandContext(ctx, "fio", args...).Output()
-	if err != nil {
-		return 0, fmt.Errorf("fio on %s: %w", dev, err)
-	}
-	var got struct {
-		Jobs []struct {
-			Write struct {
-				IOPS float64 `json:"iops"`
-			} `json:"write"`
-		} `json:"jobs"`
-	}
-	if err := json.Unmarshal(out, &got); err != nil || len(got.Jobs) != 1 {
-		return 0, fmt.Errorf("output of fio: %d jobs, %v", len(got.Jobs), err)
-	}
-	return got.Jobs[0].Write.IOPS, nil
+	_, err := Run(ctx, "fio", args...)
+	return err
 }
 
 // randomFiles writes size bytes of random content into files of 256 MiB.
