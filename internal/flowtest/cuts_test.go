@@ -1,7 +1,10 @@
 package flowtest
 
 import (
+	"context"
 	"math/rand/v2"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +30,36 @@ func TestCutsDoNotStartOver(t *testing.T) {
 		t.Errorf("%d bytes sent again after %d cuts, at most %d were unacked", s.Resent, s.Reconnects, most)
 	}
 	t.Logf("%d cuts, %d bytes sent again of %d", s.Reconnects, s.Resent, 48<<20)
+}
+
+// Connections are replaced before their keys have sent too much, and nothing breaks or is sent twice for it.
+func TestConnectionsAreReplaced(t *testing.T) {
+	for _, conns := range []int{1, 3} {
+		r := newRig(t, 48<<20, 0)
+		r.config.Compression = "off"
+		r.config.Window = 8 << 20
+		r.config.Conns, r.config.ConnBytes = conns, 9<<20
+		var dialled atomic.Int64
+		r.deps = func(d *sender.Deps) {
+			dial := d.Dial
+			d.Dial = func(ctx context.Context) (net.Conn, error) {
+				dialled.Add(1)
+				return dial(ctx)
+			}
+		}
+		r.vol.write(0, 48<<20)
+		r.start()
+		s := r.wait("the full pass", func(s mover.Status) bool { return s.Passes == 1 })
+		r.same()
+		// What is in the window when a connection is spent may still go over it.
+		if n := dialled.Load(); n <= int64(conns) || n*(9+8)<<20 < s.WireOut {
+			t.Errorf("%d connections for %d bytes at 9 MiB each", n, s.WireOut)
+		}
+		if s.Reconnects != 0 || conns > 1 && s.Resent != 0 {
+			t.Errorf("%d conns: %d losses, %d bytes sent again", conns, s.Reconnects, s.Resent)
+		}
+		r.stop()
+	}
 }
 
 // On a thin line the level follows the line, without being told.

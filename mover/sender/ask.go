@@ -33,7 +33,8 @@ func (l *link) answer(f wire.Frame) error {
 	return nil
 }
 
-// pick is the live connection with the least to do.
+// pick is the live connection with the least to do. One whose key is spent gets nothing more and is closed when nothing is on its way
+// on it; its slot dials anew.
 func (l *link) pick() (*conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,6 +43,12 @@ func (l *link) pick() (*conn, error) {
 	}
 	var best *conn
 	for _, c := range l.conns {
+		if l.spent(c) {
+			if len(l.conns) == 1 || c.load.Load() == 0 && !l.asked(c) {
+				go c.Close()
+			}
+			continue
+		}
 		if best == nil || c.load.Load() < best.load.Load() {
 			best = c
 		}
@@ -50,6 +57,21 @@ func (l *link) pick() (*conn, error) {
 		return nil, errDown
 	}
 	return best, nil
+}
+
+// spent tells whether enough was sent on c. The slots, which share the bytes evenly, come to that one after the other.
+func (l *link) spent(c *conn) bool {
+	return c.WireOut() > l.cfg.ConnBytes-l.cfg.ConnBytes*int64(c.slot)/int64(2*l.cfg.Conns)
+}
+
+// asked tells whether somebody waits for an answer on c. mu is held.
+func (l *link) asked(c *conn) bool {
+	for _, w := range l.waiting {
+		if w.conn == c {
+			return true
+		}
+	}
+	return false
 }
 
 // requestBit is set in the seqs of requests, so that they never meet those of batches.

@@ -14,6 +14,7 @@ import (
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
 )
 
 // Config of one flow. Zero values are the defaults.
@@ -30,7 +31,8 @@ type Config struct {
 	CPU         int           // cores for the whole process; 0: all
 	Compression string        // auto (default), off, fastest, default, better, best
 	OnReadError string        // stop (default), skip
-	BackOff     time.Duration // first wait after a lost connection; default 500 ms, doubling up to 64 times that
+	BackOff     time.Duration // first wait after a lost connection; default 500 ms, doubling up to 16 times that
+	ConnBytes   int64         // sent on a connection before it is replaced by one with new keys; default wire.MaxConnBytes
 }
 
 // Deps is what a Flow works with. The Flow owns none of it: who made it closes it after Run has returned.
@@ -94,6 +96,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BackOff == 0 {
 		c.BackOff = 500 * time.Millisecond
+	}
+	if c.ConnBytes == 0 {
+		c.ConnBytes = wire.MaxConnBytes
 	}
 	if c.Agent == "" {
 		c.Agent = "moverd"

@@ -21,6 +21,9 @@ import (
 // errDown: the link has no connection now. Nothing is wrong with the flow; it goes on when there is one again.
 var errDown = errors.New("no connection to the gateway")
 
+// errSpent: a connection has sent as much as one key should and is to be replaced at once.
+var errSpent = errors.New("connection has sent its share")
+
 // handler is the pass under way, as the link sees it. Methods are called by the readers of connections and must not wait for the line.
 type handler interface {
 	need(c *conn, seq uint32, m *wire.Need)
@@ -94,6 +97,9 @@ func (l *link) slot(ctx context.Context, slot int) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, errSpent) {
+			continue
+		}
 		if up {
 			wait = l.cfg.BackOff
 		}
@@ -101,9 +107,9 @@ func (l *link) slot(ctx context.Context, slot int) error {
 		if e, ok := errors.AsType[*wire.Error](err); ok {
 			d = max(d, e.RetryAfter())
 		}
-		wait = min(2*wait, 64*l.cfg.BackOff)
+		wait = min(2*wait, 16*l.cfg.BackOff)
 		if permanent(err) {
-			d = 64 * l.cfg.BackOff
+			d = 64 * l.cfg.BackOff // somebody has to do something first
 		}
 		l.setWhy(err, time.Now().Add(d))
 		l.rest(ctx, d)
@@ -298,6 +304,10 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 	l.call(func(h handler) { h.lost(c) })
 	if ctx.Err() != nil {
 		return err
+	}
+	if l.spent(c) {
+		l.log.Debug("connection replaced", "conn", c.slot, "sent", c.WireOut())
+		return errSpent
 	}
 	l.losses.Add(1)
 	l.log.Debug("connection lost", "conn", c.slot, "err", err)
