@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/units"
 )
 
 // Rate is a moving average of bytes (or anything) per second. What is HalfLife old weighs half. The zero value has a HalfLife of 5 s.
@@ -145,22 +146,5 @@ func (c *Converge) giveUp(elapsed time.Duration, written, moved float64) error {
 	}
 	return fmt.Errorf("%w after %d rounds in %v: writes arrive at %s, the line moves %s; %s. The pause would be about %v, the limit is %v; "+
 		"try again when less is written, or allow a longer pause", sentinel.ErrNotConverged, c.Rounds, elapsed.Round(time.Second),
-		PerSecond(written), PerSecond(moved), why, c.best.Round(10*time.Millisecond), c.Limit)
-}
-
-// PerSecond prints a rate for people.
-func PerSecond(rate float64) string { return Bytes(int64(rate)) + "/s" }
-
-// Bytes prints a size for people, in decimal units as lines are sold.
-func Bytes(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB", "PB"}
-	f, i := float64(n), 0
-	for math.Abs(f) >= 999.5 && i < len(units)-1 {
-		f /= 1000
-		i++
-	}
-	if i == 0 || math.Abs(f) >= 100 {
-		return fmt.Sprintf("%.0f %s", f, units[i])
-	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
+		units.Rate(written), units.Rate(moved), why, c.best.Round(10*time.Millisecond), c.Limit)
 }

@@ -241,14 +241,6 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-func TestBytes(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 52_000_000: "52.0 MB", 123_456_789: "123 MB", -5000: "-5.0 kB"} {
-		if got := Bytes(n); got != want {
-			t.Errorf("%d: %q, want %q", n, got, want)
-		}
-	}
-}
-
 func TestTag(t *testing.T) {
 	tag := Tag{id(7), 99}
 	if ParseTag(tag.Bytes()) != tag {

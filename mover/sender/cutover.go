@@ -22,6 +22,7 @@ import (
 
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
 	"golang.org/x/sys/unix"
@@ -130,7 +131,7 @@ func (c *cutover) rounds(ctx context.Context) error {
 			return err
 		}
 		estimate, written, moved := f.estimate()
-		c.progress.say("rounds", fmt.Sprintf("round %d: %s sent, the pause would be about %s", c.report.Rounds, mover.Bytes(p.total), seconds(estimate)), 0, 0)
+		c.progress.say("rounds", fmt.Sprintf("round %d: %s sent, the pause would be about %s", c.report.Rounds, units.Size(p.total), seconds(estimate)), 0, 0)
 		verdict, err := conv.Round(estimate, time.Since(began), written, moved)
 		if err != nil {
 			return err
@@ -385,7 +386,7 @@ func (c *cutover) verdict(ctx context.Context, target mover.Root) error {
 		}
 		if n > 0 {
 			return fmt.Errorf("%w: %s were written while the writers were said to be stopped; stop what writes past the filesystems (active swap, raw databases) and cut over again",
-				sentinel.ErrDiffer, mover.Bytes(n))
+				sentinel.ErrDiffer, units.Size(n))
 		}
 	}
 	if h, ok := f.deps.Freezer.(held); ok && !h.Held() {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
 )
 
@@ -40,7 +41,7 @@ func (f *Flow) differ(ctx context.Context, r *mover.Report) error {
 		return fmt.Errorf("%w; naming the places: %w", sentinel.ErrDiffer, err)
 	}
 	r.Differ = named(set)
-	return fmt.Errorf("%w: %s in %d places, the first at bytes %v", sentinel.ErrDiffer, mover.Bytes(set.Bytes()), len(r.Differ), first(r))
+	return fmt.Errorf("%w: %s in %d places, the first at bytes %v", sentinel.ErrDiffer, units.Size(set.Bytes()), len(r.Differ), first(r))
 }
 
 func first(r *mover.Report) string {

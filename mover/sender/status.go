@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
 )
 
@@ -163,7 +164,7 @@ func (f *Flow) Status() mover.Status {
 	f.explain(&s, l)
 	if v.passes > 0 && f.report == nil && !f.released {
 		s.Estimate = v.estimate.Seconds()
-		s.Cutover = fmt.Sprintf("final delta %s, about %s", mover.Bytes(pending), seconds(max(v.estimate, 100*time.Millisecond)))
+		s.Cutover = fmt.Sprintf("final delta %s, about %s", units.Size(pending), seconds(max(v.estimate, 100*time.Millisecond)))
 	}
 	return s
 }

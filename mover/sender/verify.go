@@ -10,6 +10,7 @@ import (
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
 )
@@ -148,11 +149,11 @@ func (v *verify) conclude(busy, different *extent.Set) error {
 	r := v.report
 	if busy != nil && !busy.Empty() {
 		r.Compared -= busy.Bytes()
-		v.progress.say("compare", fmt.Sprintf("%s are written all the time and were not compared", mover.Bytes(busy.Bytes())), 0, 0)
+		v.progress.say("compare", fmt.Sprintf("%s are written all the time and were not compared", units.Size(busy.Bytes())), 0, 0)
 	}
 	if different.Empty() {
 		return nil
 	}
 	r.Differ = named(different)
-	return fmt.Errorf("%w: %s in %d places, the first at bytes %v", sentinel.ErrDiffer, mover.Bytes(different.Bytes()), len(r.Differ), first(r))
+	return fmt.Errorf("%w: %s in %d places, the first at bytes %v", sentinel.ErrDiffer, units.Size(different.Bytes()), len(r.Differ), first(r))
 }
