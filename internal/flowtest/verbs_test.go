@@ -93,6 +93,37 @@ func TestRehearseRollbackVerify(t *testing.T) {
 	r.same()
 }
 
+// Once the target is handed over nothing lets the writers go on by itself, also when they cannot be left as was asked; and the report says so.
+func TestWhoCannotBeLeftAsAskedStaysFrozen(t *testing.T) {
+	r := newRig(t, 4<<20, 0)
+	r.vol.write(0, 4<<20)
+	r.deps = func(d *sender.Deps) {
+		d.Leave = func(_ context.Context, as string, undo bool) error {
+			if undo {
+				return nil
+			}
+			return errors.New("a file is open for writing")
+		}
+	}
+	r.start()
+	rep, err := r.cutover(sender.CutoverOptions{Leave: "read-only", Limit: 10 * time.Second, Deadline: 30 * time.Second})
+	if err == nil || !strings.Contains(err.Error(), "stays frozen instead of read-only: a file is open for writing") {
+		t.Errorf("%v", err)
+	}
+	r.vol.mu.Lock()
+	frozen := r.vol.frozen
+	r.vol.mu.Unlock()
+	if rep.Left != "frozen" || !frozen {
+		t.Errorf("left %s, frozen %v", rep.Left, frozen)
+	}
+	r.same()
+	if s := r.flow.Status(); s.State != mover.Done {
+		t.Errorf("state %v after the release", s.State)
+	}
+	must(t, r.flow.Rollback(context.Background()))
+	r.vol.write(0, 4096) // waits while frozen
+}
+
 func TestVerifyNamesWhatSomebodyChangedAtTheTarget(t *testing.T) {
 	r := newRig(t, 16<<20, 0)
 	r.vol.write(0, 16<<20)

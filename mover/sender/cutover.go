@@ -95,11 +95,7 @@ func (c *cutover) all(ctx context.Context) error {
 		return err
 	}
 	c.report.Steps = append(c.report.Steps, mover.Step{Name: "rounds", Seconds: time.Since(began).Seconds()})
-	err := c.frozen(ctx)
-	if err != nil {
-		c.report.Left = "running"
-	}
-	return err
+	return c.frozen(ctx)
 }
 
 // rounds brings the target so near that the rest fits the limit.
