@@ -240,7 +240,7 @@ func usr(tb testing.TB, batches int) [][]byte {
 		}
 	})
 	if err != nil || len(out) < batches {
-		tb.Skipf("/usr has too little data: %d batches, %v", len(out), err)
+		tb.Fatalf("/usr has too little data: %d batches, %v", len(out), err)
 	}
 	var pick [][]byte // spread
 	for i := range batches {

@@ -46,7 +46,7 @@ func OpenTableWith(path string, size int64, cfg TableConfig) (*Table, error) {
 
 func lockTable(f *os.File, path string, size int64, cfg TableConfig) (*Table, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("in use by another process: %w", sentinel.ErrRefused)
+		return nil, fmt.Errorf("in use by another process (%w): %w", err, sentinel.ErrRefused)
 	}
 	fi, err := f.Stat()
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
@@ -243,9 +244,7 @@ func TestSparse(t *testing.T) {
 
 // A real full filesystem: the error is clear, and the table goes on when there is space.
 func TestFullFilesystem(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a small filesystem")
-	}
+	looptest.NeedRoot(t)
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=2m"); err != nil {
 		t.Fatal(err)

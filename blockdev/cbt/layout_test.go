@@ -155,9 +155,7 @@ func sparseRig(b *testing.B) *rig {
 
 // BenchmarkTake scans the bitmaps of a 2 TiB disk in 4 KiB granules, 64 MiB each, with so many granules dirty.
 func BenchmarkTake(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("loop devices need root")
-	}
+	looptest.NeedRoot(b)
 	r := sparseRig(b)
 	r.fresh()
 	for _, n := range []int{0, 1000, 100_000} {

@@ -14,9 +14,7 @@ import (
 // BenchmarkOverhead runs fio with 4 KiB random writes in pairs, without and with a tracker, in turns, and reports the median of the ratios
 // of their rates. PAIRS sets how many; SECONDS how long each run takes.
 func BenchmarkOverhead(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("loop devices need root")
-	}
+	looptest.NeedRoot(b)
 	number := func(name string, otherwise int) int {
 		if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
 			return n

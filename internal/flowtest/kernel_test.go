@@ -3,6 +3,7 @@ package flowtest
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ func kernel(t *testing.T, kind string) {
 
 	r := newRig(t, 1<<20, 0)
 	r.config.Interval = 50 * time.Millisecond
-	pins := filepath.Join(cbt.DefaultPinDir, "flowtest")
+	pins := fmt.Sprintf("/sys/fs/bpf/flowtest%d", os.Getpid())
 	var tr *cbt.Tracker
 	var vol *disk.Volume
 	closeBoth := func() {
@@ -62,6 +63,7 @@ func kernel(t *testing.T, kind string) {
 			must(t, tr.Remove())
 			must(t, vol.Close())
 		}
+		_ = os.Remove(pins)
 	}()
 	r.start()
 	stop := fileWriter(t, dir)

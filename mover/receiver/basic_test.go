@@ -3,6 +3,8 @@ package receiver
 import (
 	"bytes"
 	"math/rand/v2"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/moverd/mover/chunker"
@@ -102,5 +104,36 @@ func TestLife(t *testing.T) {
 	}
 	if root, err = c.readBack(wire.ScopeAll); err != nil || root.Digest != s.root(r, nil) {
 		t.Fatal(root, err)
+	}
+}
+
+// TestTableIsKept: a digest table that cannot be had for now is not taken for a damaged one, and the point outlives it.
+func TestTableIsKept(t *testing.T) {
+	r := newRig(t)
+	s := randomSrc(64*leafSize, 1)
+	r.first(r.mustDial("root"), s)
+	r.settled("acme/db1/root")
+	path := filepath.Join(r.s.flows["acme/db1/root"].dir(), "table")
+	r.stop()
+	other, err := chunker.OpenTable(path, int64(len(s.b)))
+	must(t, err)
+	r.start()
+	fill(s.b[:leafSize], 2)
+	c, err := r.dial(newID(), "root")
+	if err == nil {
+		_, err = c.run(s, s.newPass(mover.Delta, batch{leaves: []int64{0}}))
+	}
+	if err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Fatalf("with the table in use: %v", err)
+	}
+	r.stop()
+	must(t, other.Close())
+	r.start()
+	c = r.mustDial("root")
+	if st := c.welcome.State; st.Phase != uint8(mover.Point) {
+		t.Fatalf("state %+v", st)
+	}
+	if _, err := c.run(s, s.newPass(mover.Delta, batch{leaves: []int64{0}})); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
@@ -229,6 +231,10 @@ func (f *flow) openTable(size int64) error {
 	_, missing := os.Stat(path)
 	t, err := chunker.OpenTableWith(path, size, cfg)
 	rebuilt := err != nil || missing != nil
+	useless := errors.Is(err, sentinel.ErrCorrupt) || errors.Is(err, sentinel.ErrNotSupported) || errors.Is(err, sentinel.ErrRefused) && !errors.Is(err, unix.EWOULDBLOCK)
+	if err != nil && !useless { // it may be good: another try finds out
+		return fmt.Errorf("open the digest table: %w", err)
+	}
 	if err != nil {
 		f.log.Warn("digest table cannot be read; every leaf counts as unknown", "error", err)
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/disk"
+	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
 )
@@ -222,9 +223,7 @@ func (c *child) checkPoint(s *src, p *spass, point []byte) {
 
 // TestStateDiskFull: a full state disk gives clear errors, and what is there stays whole.
 func TestStateDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a small tmpfs")
-	}
+	looptest.NeedRoot(t)
 	dir := t.TempDir()
 	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"))
 	t.Cleanup(func() {
