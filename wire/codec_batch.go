@@ -254,3 +254,20 @@ func (m *Ack) check() error {
 	}
 	return nil
 }
+
+// CountItems adds up the bytes of items by kind.
+func CountItems(items []Item) (c Counts) {
+	for _, it := range items {
+		switch it.Kind {
+		case ItemData:
+			c.Put += it.Len
+		case ItemZero:
+			c.Zero += it.Len
+		case ItemFree:
+			c.Free += it.Len
+		case ItemUnreadable:
+			c.Unreadable += it.Len
+		}
+	}
+	return c
+}

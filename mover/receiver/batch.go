@@ -208,7 +208,7 @@ func (c *conn) handleData(seq uint32, m *wire.Data) error {
 
 func (c *conn) handlePut(seq uint32, m *wire.Put) error {
 	c.forget(seq)
-	counts := putCounts(m)
+	counts := mover.Counts(wire.CountItems(m.Items))
 	plain, release, err := c.s.decode(c.ctx, m.Codec, m.Plain, m.Payload)
 	if err != nil {
 		return err
@@ -247,22 +247,6 @@ func (c *conn) handlePut(seq uint32, m *wire.Put) error {
 		}
 		return err
 	})
-}
-
-func putCounts(m *wire.Put) (c mover.Counts) {
-	for _, it := range m.Items {
-		switch it.Kind {
-		case wire.ItemData:
-			c.Put += it.Len
-		case wire.ItemZero:
-			c.Zero += it.Len
-		case wire.ItemFree:
-			c.Free += it.Len
-		case wire.ItemUnreadable:
-			c.Unreadable += it.Len
-		}
-	}
-	return c
 }
 
 // decode returns the plain bytes of a payload: itself, or in a buffer that release gives back.

@@ -245,7 +245,7 @@ func (c *client) put(s *src, p *spass, seq uint32, b *batch) error {
 	}
 	m.Plain, m.Digest = uint32(len(plain)), digest.Sum(plain)
 	m.Codec, m.Payload = pack(plain)
-	p.counts[seq-1] = putCounts(m)
+	p.counts[seq-1] = mover.Counts(wire.CountItems(m.Items))
 	return c.bulk(wire.TypePut, seq, m)
 }
 

@@ -197,20 +197,3 @@ func (b *batch) itemize() (plain []byte) {
 	}
 	return b.buf[:at]
 }
-
-// counted adds up items.
-func counted(items []wire.Item) (c mover.Counts) {
-	for _, it := range items {
-		switch it.Kind {
-		case wire.ItemData:
-			c.Put += it.Len
-		case wire.ItemZero:
-			c.Zero += it.Len
-		case wire.ItemFree:
-			c.Free += it.Len
-		case wire.ItemUnreadable:
-			c.Unreadable += it.Len
-		}
-	}
-	return c
-}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
 )
 
@@ -202,7 +203,7 @@ func TestItemize(t *testing.T) {
 		if used != len(plain) || !bytes.Equal(got, want) || covered.Bytes() != b.bytes {
 			t.Fatalf("seed %d: items do not give what was read", seed)
 		}
-		c := counted(b.items)
+		c := mover.Counts(wire.CountItems(b.items))
 		if int64(c.Put+c.Zero+c.Unreadable) != b.bytes || int64(c.Unreadable) != 512*int64(len(b.bad)) {
 			t.Fatalf("seed %d: counts %+v", seed, c)
 		}

@@ -163,7 +163,7 @@ func (r *run) toPacker(ctx context.Context, b *batch) error {
 }
 
 func (r *run) sendBare(b *batch) error {
-	b.counts, b.final = counted(b.items), true
+	b.counts, b.final = mover.Counts(wire.CountItems(b.items)), true
 	return r.write(b, sending, true, wire.TypePut, 0, &wire.Put{Items: b.items, Digest: digest.Sum(nil)})
 }
 
@@ -203,7 +203,7 @@ func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 	if err := r.gov.wait(ctx); err != nil {
 		return err
 	}
-	b.counts, b.final = counted(b.items), true
+	b.counts, b.final = mover.Counts(wire.CountItems(b.items)), true
 	sum := digest.Sum(plain)
 	codec, payload := r.packer.compress(plain, scratch, r.p.weakest())
 	if codec != wire.CodecPlain {
