@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/moverd/mover/blockdev"
@@ -50,7 +51,12 @@ type readError struct {
 	err error
 }
 
-func (e *readError) Error() string { return fmt.Sprintf("read bytes %v: %v", e.ext, e.err) }
+func (e *readError) Error() string {
+	if text := e.err.Error(); strings.Contains(text, e.ext.String()) {
+		return text // a disk names them by itself
+	}
+	return fmt.Sprintf("read bytes %v: %v", e.ext, e.err)
+}
 func (e *readError) Unwrap() error { return e.err }
 
 func newReader(vol blockdev.Volume, cfg Config) *reader {
