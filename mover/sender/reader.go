@@ -2,7 +2,6 @@ package sender
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -133,8 +132,8 @@ func (r *reader) find(p piece, err error) error {
 	bs := r.vol.BlockSize()
 	for at := 0; at < len(p.buf); at += bs {
 		b := p.buf[at:min(at+bs, len(p.buf))]
-		if n, e := r.vol.ReadAt(b, p.off+int64(at)); n < len(b) {
-			return &readError{extent.Extent{Off: p.off + int64(at), Len: int64(len(b))}, errors.Join(e)}
+		if n, e := r.vol.ReadAt(b, p.off+int64(at)); n < len(b) && e != nil {
+			return &readError{extent.Extent{Off: p.off + int64(at), Len: int64(len(b))}, e}
 		}
 	}
 	return &readError{extent.Extent{Off: p.off, Len: int64(len(p.buf))}, err}
