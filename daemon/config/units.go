@@ -88,11 +88,13 @@ func (v *Size) parse(s string) (err error) { *v, err = ParseSize(s); return err 
 func (v Size) String() string            { return format(int64(v), sizes[:5:5]) }
 func (v Size) MarshalYAML() (any, error) { return format(int64(v), sizes), nil }
 
-func (v *Rate) parse(s string) error {
+// ParseRate reads a rate.
+func ParseRate(s string) (Rate, error) {
 	n, err := quantity(s, rates, "200Mbit/s or 50MiB/s, or 0 for no limit")
-	*v = Rate(n)
-	return err
+	return Rate(n), err
 }
+
+func (v *Rate) parse(s string) (err error) { *v, err = ParseRate(s); return err }
 
 func (v Rate) MarshalYAML() (any, error) { return format(int64(v), rates), nil }
 

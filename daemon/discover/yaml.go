@@ -1,0 +1,95 @@
+package discover
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// FillIn marks what an operator has to put into the config; moverd check names it.
+const FillIn = "FILL-IN"
+
+// Files are what the config says of the gateway. Empty ones become placeholders.
+type Files struct {
+	Gateway       string // host:port
+	CA, Cert, Key string // absolute paths
+}
+
+func (f *Files) defaults() {
+	for _, v := range []struct {
+		at      *string
+		instead string
+	}{{&f.Gateway, FillIn}, {&f.CA, "/etc/mover/pki/" + FillIn + "-ca.pem"}, {&f.Cert, "/etc/mover/pki/" + FillIn + "-cert.pem"}, {&f.Key, "/etc/mover/pki/" + FillIn + "-key.pem"}} {
+		if *v.at == "" {
+			*v.at = v.instead
+		}
+	}
+}
+
+var plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9/._:@-]*$`)
+
+// scalar is s as a value of YAML.
+func scalar(s string) string {
+	if plain.MatchString(s) && !strings.HasSuffix(s, ":") {
+		return s
+	}
+	return strconv.QuoteToASCII(s)
+}
+
+// YAML is a config for the whole server, with what was found as comments.
+func (h *Host) YAML(f Files) []byte {
+	f.defaults()
+	var b strings.Builder
+	p := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	line := func(key, value, what string) {
+		s := fmt.Sprintf("    %s: %s", key, scalar(value))
+		if strings.Contains(value, FillIn) {
+			s += "   # " + FillIn + ": " + what
+		}
+		p("%s", s)
+	}
+	p("# moverd.yaml for %s, proposed by moverctl discover. Read it, fill in what is marked %s, and run: moverd check", clean(h.Name), FillIn)
+	p("# moverd.yaml(5) has every key; what is not here has its default.")
+	if !h.Whole {
+		p("# Partitions and logical volumes are moved one by one: partition tables and boot loaders are not among them.")
+	}
+	p("source:")
+	p("  gateway:")
+	line("address", f.Gateway, "host:port of the gateway, such as gw.example.com:9465")
+	line("ca", f.CA, "the CA's certificate")
+	line("cert", f.Cert, "this host's certificate; moverctl pki host makes it")
+	line("key", f.Key, "its key, readable by root alone")
+	p("  limits:")
+	p("    memory: 256MiB")
+	p("    read-rate: 0          # or 50MiB/s, to be politer to the disks")
+	p("  tracking:")
+	p("    method: auto          # here: %s", h.Support)
+	if e := h.Estimate; e != nil {
+		p("  # all flows at once: first pass %s; cutover %s", e.first(), clean(e.String()))
+	}
+	p("  flows:")
+	for _, v := range h.Volumes {
+		for _, d := range v.details() {
+			p("    # %s", d)
+		}
+		p("    - name: %s", strconv.Quote(v.Name))
+		p("      volume: %s", scalar(v.Path))
+		p("      interval: 30s")
+		p("      cutover:")
+		p("        limit: 1s")
+		p("        freeze-deadline: 10s")
+		p("        leave: frozen")
+		if len(v.NotFrozen) > 0 {
+			p("        # stop-hook: [/etc/mover/stop-%s]   # what a freeze does not stop, see above", v.Name)
+			p("        # start-hook: [/etc/mover/start-%s]", v.Name)
+		}
+	}
+	for i, r := range h.Refused {
+		if i == 0 {
+			p("  # not proposed:")
+		}
+		p("  # %s: %s", clean(r.Device), clean(r.Why))
+	}
+	return []byte(b.String())
+}
