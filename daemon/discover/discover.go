@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/moverd/mover/blockdev/cbt"
@@ -111,12 +112,12 @@ func Run(ctx context.Context, o Options) (*Host, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("only root may look at disks, mounts of all namespaces and eBPF; run it as root: %w", sentinel.ErrDenied)
 	}
-	h := &Host{Line: o.Line, Whole: !o.Volumes}
+	h := &Host{Line: o.Line, Whole: !o.Volumes, Volumes: []*Volume{}, Refused: []Refused{}}
 	h.Name, _ = os.Hostname()
 	s := cbt.Probe()
 	h.Support = Tracking{Method: s.Method, Variant: s.Variant, Why: s.Reason}
 	found, refused, err := live.choose(o)
-	h.Refused = refused
+	h.Refused = append(h.Refused, refused...)
 	if err != nil {
 		return h, err
 	}
@@ -129,6 +130,11 @@ func Run(ctx context.Context, o Options) (*Host, error) {
 		v, err := look(d, h.Support, o)
 		if err != nil {
 			h.Refused = append(h.Refused, Refused{d.path, d.kind, d.size, clean(err.Error())})
+			continue
+		}
+		if o.Volumes && v.swap() && !slices.Contains(o.Devices, d.path) {
+			v.vol.Close()
+			h.Refused = append(h.Refused, Refused{d.path, d.kind, d.size, "it is swap, which nobody needs elsewhere: make a new one at the target"})
 			continue
 		}
 		h.Volumes = append(h.Volumes, v)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -95,8 +96,8 @@ func TestServer(t *testing.T) {
 	if v.InUse < 20<<20 || v.InUse > 100<<20 {
 		t.Errorf("%d bytes in use, 20 MiB were written", v.InUse)
 	}
-	// All but the free space of the filesystem: gaps and swap count.
-	if least := v.Size - 256<<20; v.FirstPass < least+20<<20 || v.FirstPass > least+100<<20 {
+	// All but the free space of the filesystem and the swap: gaps count.
+	if least := v.Size - (256+64)<<20; v.FirstPass < least+20<<20 || v.FirstPass > least+100<<20 {
 		t.Errorf("a full pass looks at %d of %d", v.FirstPass, v.Size)
 	}
 	if !slices.Equal(v.Freezes, []string{ext4}) || len(v.NotFrozen) != 1 || !strings.Contains(v.NotFrozen[0], p2+" is active swap") {
@@ -118,10 +119,10 @@ func TestServer(t *testing.T) {
 	}
 	attempt(t, h)
 
-	// Partition by partition: the swap is moved too, for it has a name of its own that a config may leave out.
+	// Partition by partition.
 	h = run(t, t.Context(), Options{Devices: []string{a.Dev}, Volumes: true})
-	if len(h.Volumes) != 2 || h.Volumes[0].Device != p1 || h.Volumes[1].Device != p2 {
-		t.Errorf("partitions: %+v", h.Volumes)
+	if len(h.Volumes) != 1 || h.Volumes[0].Device != p1 || len(h.Refused) != 1 || h.Refused[0].Device != p2 || !strings.Contains(h.Refused[0].Why, "swap") {
+		t.Errorf("partitions: %+v, refused %+v", h.Volumes, h.Refused)
 	}
 	attempt(t, h)
 }
@@ -191,7 +192,7 @@ func TestRate(t *testing.T) {
 	total, took := <-wrote, time.Since(begin)
 	d := h.Volumes[0].Dirty
 	rate := float64(total) / took.Seconds()
-	if d.Method != cbt.MethodEBPF || d.Rate < rate*0.8 || d.Rate > rate*1.2 || d.Bytes%4096 != 0 {
+	if d.Method != cbt.MethodEBPF || d.Rate < rate*0.6 || d.Rate > rate*1.5 || d.Bytes%4096 != 0 {
 		t.Errorf("measured %+v, the writer changed %.0f bytes a second", d, rate)
 	}
 	if d.Written < d.Bytes*5/2 {
@@ -261,4 +262,51 @@ func TestNothing(t *testing.T) {
 		}
 	}
 	new(Host).Table(io.Discard)
+}
+
+// Two processes: one has the disk open for writing, one has it mounted in a mount namespace of its own.
+func TestOthers(t *testing.T) {
+	looptest.NeedRoot(t)
+	raw, away := looptest.New(t, 16<<20, looptest.Options{}), looptest.New(t, 64<<20, looptest.Options{})
+	looptest.Mkfs(t, away.Dev, "ext4")
+	dir := looptest.Dir(t)
+	pid := background(t, "exec 3<>"+raw.Dev)
+	background(t, "mount "+away.Dev+" "+dir)
+	h := run(t, t.Context(), Options{Devices: []string{raw.Dev, away.Dev}})
+	if v := h.Volumes[0]; len(v.NotFrozen) != 1 || !strings.Contains(v.NotFrozen[0], "(pid "+strconv.Itoa(pid)+") has it open for writing") {
+		t.Errorf("raw writer: %q", v.NotFrozen)
+	}
+	v := h.Volumes[1]
+	if len(v.Freezes) != 1 || !strings.HasSuffix(v.Freezes[0], dir) || !strings.HasPrefix(v.Freezes[0], "/proc/") || v.InUse == 0 {
+		t.Errorf("mount elsewhere: %q, %d in use", v.Freezes, v.InUse)
+	}
+	if !slices.ContainsFunc(v.Notes, func(s string) bool { return strings.Contains(s, "another mount namespace") }) {
+		t.Errorf("notes %q", v.Notes)
+	}
+	attempt(t, h)
+}
+
+// background runs a line of shell in a mount namespace of its own and keeps the shell until the test ends.
+func background(t *testing.T, line string) (pid int) {
+	t.Helper()
+	c := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", line+" && echo ready && read x")
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		_ = c.Wait() // read ends with 1 at the end of its input
+	})
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Fatalf("%s: %v", line, err)
+	}
+	return c.Process.Pid
 }

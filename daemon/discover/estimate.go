@@ -56,7 +56,7 @@ type load struct {
 	size   int64
 	curves []curve
 	known  bool
-	scan   bool
+	scan   int64 // bytes of volumes in scan mode
 	gran   int64
 }
 
@@ -77,7 +77,10 @@ func (h *Host) estimate(o Options) {
 	}
 	all := load{known: true}
 	for _, v := range h.Volumes {
-		l := load{first: v.FirstPass, size: v.Size, scan: v.Tracking.Method == cbt.MethodScan, gran: v.Tracking.Granule, known: v.Dirty != nil}
+		l := load{first: v.FirstPass, size: v.Size, gran: v.Tracking.Granule, known: v.Dirty != nil}
+		if v.Tracking.Method == cbt.MethodScan {
+			l.scan = v.Size
+		}
 		if v.Dirty != nil {
 			l.curves = []curve{v.Dirty.curve}
 		}
@@ -86,7 +89,7 @@ func (h *Host) estimate(o Options) {
 		all.size += l.size
 		all.curves = append(all.curves, l.curves...)
 		all.known = all.known && l.known
-		all.scan = all.scan || l.scan
+		all.scan += l.scan
 		all.gran = max(all.gran, l.gran)
 	}
 	h.Estimate = all.estimate(o.Line, limit)
@@ -114,14 +117,10 @@ func (l load) estimate(line float64, limit time.Duration) *Estimate {
 		round = next
 	}
 	dirty := int64(l.changed(round))
-	unknown := int64(0)
-	if l.scan {
-		unknown = l.size // no bit tells what changed: the last pass reads all of it
-	}
-	pause := pace.Pause(dirty, unknown)
+	pause := pace.Pause(dirty, l.scan) // in scan mode no bit tells what changed: the last pass reads all of it
 	e.Pause = pause.Seconds()
 	switch steady := l.changed(3600) / 3600; {
-	case l.scan:
+	case l.scan > 0:
 		e.Converges, e.Why = &no, "in scan mode the last pass reads the whole volume while the writers stand still"
 	case pause <= limit:
 		e.Converges, e.Why = &yes, "the pause fits the limit of "+units.Duration(limit)

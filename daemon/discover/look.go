@@ -23,7 +23,7 @@ func look(d device, s Tracking, o Options) (_ *Volume, err error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{Device: d.path, Kind: vol.Kind(), Size: vol.Size(), Identity: vol.Identity(), Tracking: s, dev: d.dev, vol: vol, stat: d.dir}
+	v := &Volume{Freezes: []string{}, NotFrozen: []string{}, Notes: []string{}, Device: d.path, Kind: vol.Kind(), Size: vol.Size(), Identity: vol.Identity(), Tracking: s, dev: d.dev, vol: vol, stat: d.dir}
 	defer func() {
 		if err != nil {
 			vol.Close()
@@ -37,7 +37,7 @@ func look(d device, s Tracking, o Options) (_ *Volume, err error) {
 	}
 	all, depth := live.tree(d)
 	for i, t := range all {
-		l := Layer{Device: t.path, Depth: depth[i], Kind: t.kind, Size: t.size, dev: t.dev}
+		l := Layer{Holds: []string{}, Mounts: []Mount{}, Users: []string{}, Device: t.path, Depth: depth[i], Kind: t.kind, Size: t.size, dev: t.dev}
 		if found, err := disk.Inspect(t.path); err == nil {
 			l.blank = found.Blank
 			for _, s := range found.Signatures {
@@ -167,12 +167,18 @@ func (v *Volume) swaps(m extent.Map) error {
 	return nil
 }
 
+// swap tells whether the volume is a swap area and nothing else.
+func (v *Volume) swap() bool {
+	l := v.Layers[0]
+	return l.Swap || len(v.Layers) == 1 && len(l.Holds) == 1 && strings.HasPrefix(l.Holds[0], "swap")
+}
+
 // users finds who writes past any filesystem: processes that have a device open, loop devices on it, and ZFS, which the kernel does not show.
 func (v *Volume) users() {
 	open := rawUsers(v.devs())
 	for i := range v.Layers {
 		l := &v.Layers[i]
-		l.Users = open[l.dev]
+		l.Users = append(l.Users, open[l.dev]...)
 		for _, u := range l.Users {
 			v.NotFrozen = append(v.NotFrozen, fmt.Sprintf("%s: %s; give the flow a stop-hook that stops it", l.Device, u))
 		}
@@ -191,7 +197,8 @@ func (v *Volume) devs() (out []uint64) {
 	return out
 }
 
-// space estimates what a full pass has to look at: all but the free space of mounted ext4 and XFS, and of what lies there cleanly unmounted.
+// space estimates what a full pass has to look at: all but the free space of mounted ext4 and XFS, and of what lies there
+// cleanly unmounted; of swap, only the header.
 func (v *Volume) space(mounts []disk.Mount) {
 	v.FirstPass = v.Size
 	if v.vol.Map() == nil {
@@ -207,7 +214,7 @@ func (v *Volume) space(mounts []disk.Mount) {
 		v.FirstPass -= v.share(m, int64(fs.Bfree)*fs.Frsize)
 	}
 	for _, l := range v.Layers {
-		if l.dev != v.dev && l.Kind != disk.Partition || mounted[l.dev] || l.Swap {
+		if l.dev != v.dev && l.Kind != disk.Partition || mounted[l.dev] {
 			continue
 		}
 		p, err := disk.OpenVolume(l.Device)

@@ -15,6 +15,7 @@ import (
 	"github.com/moverd/mover/blockdev/cbt"
 	"github.com/moverd/mover/blockdev/disk"
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/sentinel"
 )
 
 // Dirty is what changed while it was measured.
@@ -89,7 +90,9 @@ func newGauge(v *Volume, i int, dir, why string, o Options) *gauge {
 			Remap:    func() (extent.Map, error) { return disk.Resolve(v.dev) }})
 		if err != nil {
 			g.why = clean(err.Error())
-			v.Tracking = Tracking{Method: cbt.MethodScan, Why: g.why}
+			if errors.Is(err, sentinel.ErrNotSupported) {
+				v.Tracking = Tracking{Method: cbt.MethodScan, Why: g.why}
+			}
 			return g
 		}
 		g.t = t

@@ -22,6 +22,9 @@ func (h *Host) Table(w io.Writer) {
 	if len(h.Volumes) > 1 && h.Estimate != nil {
 		p("%-16s %10s %10s %12s %12s %12s", "all at once", "", "", "", h.Estimate.first(), h.Estimate.cutover())
 	}
+	if h.Line == 0 && len(h.Volumes) > 0 {
+		p("(--line 100MiB/s, or what the line is, adds estimates)")
+	}
 	for _, v := range h.Volumes {
 		p("\n%s  %s, %s, %s", v.Name, v.Path, v.Kind, v.Identity)
 		for _, l := range v.details() {
