@@ -51,6 +51,8 @@ type Status struct {
 	PointTime        time.Time `json:"point_time"` // zero: no point yet
 	PointEpoch       uint64    `json:"point_epoch"`
 	PointConsistency string    `json:"point_consistency,omitempty"`
+	Points           int       `json:"points,omitempty"`       // gateway: kept
+	PointError       string    `json:"points_error,omitempty"` // gateway: why the last commit has none
 	Phase            string    `json:"phase,omitempty"`
 	Conns            int       `json:"connections"`
 	RTT              float64   `json:"rtt_seconds"`

@@ -60,6 +60,8 @@ type Record struct {
 	Report     string          `json:"report,omitempty"` // of the release
 	Released   time.Time       `json:"released,omitzero"`
 	Unreadable []extent.Extent `json:"unreadable,omitempty"` // zeros stand in for these
+	Points     []KeptPoint     `json:"points,omitempty"`     // that are kept, the oldest first
+	PointOwner ID              `json:"point_owner,omitzero"` // in the names of kept points; new with each claim
 	Updated    time.Time       `json:"updated"`
 }
 
@@ -87,6 +89,22 @@ type RecoveryPoint struct {
 	Pass        ID                `json:"pass"`
 }
 
+// KeptPoint is a recovery point of which a copy is kept.
+type KeptPoint struct {
+	ID          string            `json:"id"`
+	Generation  ID                `json:"generation"`
+	Epoch       uint64            `json:"epoch"`
+	Time        time.Time         `json:"time"`
+	Consistency mover.Consistency `json:"consistency"`
+	Proven      bool              `json:"proven"`
+	Root        string            `json:"root,omitempty"`
+	Size        int64             `json:"size_bytes"` // of the volume
+	Pass        ID                `json:"pass"`
+	Pinned      bool              `json:"pinned,omitempty"`
+	Rehearsed   bool              `json:"rehearsed,omitempty"`
+	Method      string            `json:"method"`
+}
+
 // OpenPass names a pass.
 type OpenPass struct {
 	ID         ID             `json:"id"`
@@ -103,6 +121,7 @@ func (r Record) clone() Record {
 		r.Open = &p
 	}
 	r.Unreadable = append([]extent.Extent(nil), r.Unreadable...)
+	r.Points = append([]KeptPoint(nil), r.Points...)
 	return r
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/catalog"
 	"github.com/moverd/mover/wire"
 )
@@ -48,7 +49,12 @@ type Config struct {
 	OpenTarget func(path string, size int64, create bool) (blockdev.Target, error)
 	// Inspect looks at a target without opening it for writing. Nothing there: ErrNotFound.
 	Inspect func(path string) (Found, error)
-	Log     *slog.Logger
+	// OpenPoints finds how states of a target can be kept (nil: not at all); owner is empty when it is only tried. What the target cannot
+	// have: ErrNotSupported. Without this function nothing is kept.
+	OpenPoints func(method, target, owner, flow string) (blockdev.Points, error)
+	// OpenCopy opens where a point is copied to, with the checks of OpenTarget, making a file when there is none.
+	OpenCopy func(path string, size int64) (blockdev.Target, error)
+	Log      *slog.Logger
 }
 
 // FlowConfig names a flow and its target.
@@ -56,6 +62,15 @@ type FlowConfig struct {
 	Tenant, Host, Name string
 	Target             string // path of a block device or an image file
 	LogLimit           int64  // bytes; 0: Config.LogLimit
+	Points             PointsConfig
+}
+
+// PointsConfig says which recovery points of a flow are kept.
+type PointsConfig struct {
+	Method string // auto, reflink, none; empty: none
+	Keep   mover.Keep
+	Fuzzy  bool          // also points of no single moment
+	Limit  time.Duration // longest time that the next pass waits for a point; 30 s
 }
 
 // Key is TENANT/HOST/NAME.

@@ -60,6 +60,8 @@ type flow struct {
 	passes     int64
 	rescans    int64
 	lastError  string
+	pointError string         // why the last commit has no point
+	inUse      map[string]int // points that are being read
 }
 
 // errUnclaimed: somebody has to look before bytes are overwritten (C12).
@@ -180,6 +182,7 @@ func (f *flow) open() error {
 	if err := f.openTable(rec.Volume.Size); err != nil {
 		return err
 	}
+	f.sweepPoints()
 	return f.restore()
 }
 

@@ -52,6 +52,9 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := tryPoints(cfg); err != nil {
+		return nil, err
+	}
 	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}}
 	if s.cat, err = catalog.Open(cfg.StateDir); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,7 @@ type counters struct {
 	written, zeroed, read           atomic.Int64
 	syncs, syncNS, applies, applyNS atomic.Int64
 	readBackDiffers                 atomic.Int64
+	points, pointsLost              atomic.Int64
 	log                             catalog.LogStats
 }
 
@@ -41,6 +43,8 @@ type Metrics struct {
 	LogSyncTime      time.Duration
 	Applies          int64 // committed logs that were applied
 	ApplyTime        time.Duration
+	PointsTaken      int64
+	PointsMissed     int64 // commits that were to have a point and have none
 	ReadBackDiffers  int64 // leaves that did not read as they were written
 	BufferBytes      int64 // handed out
 	BufferLimitBytes int64
@@ -55,6 +59,7 @@ func (s *Server) Metrics() Metrics {
 		TargetSyncs: c.syncs.Load(), TargetSyncTime: time.Duration(c.syncNS.Load()),
 		LogSyncs: c.log.Syncs.Load(), LogSyncTime: time.Duration(c.log.NS.Load()),
 		Applies: c.applies.Load(), ApplyTime: time.Duration(c.applyNS.Load()), ReadBackDiffers: c.readBackDiffers.Load(),
+		PointsTaken: c.points.Load(), PointsMissed: c.pointsLost.Load(),
 		BufferBytes:      s.in.Used() + s.plain.Used() + s.replay.Used(),
 		BufferLimitBytes: s.in.Limit() + s.plain.Limit() + s.replay.Limit()}
 	s.mu.Lock()
@@ -96,7 +101,7 @@ func (f *flow) status() mover.Status {
 	st := mover.Status{Flow: f.key, Role: "gateway", Device: f.cfg.Target, Size: r.Volume.Size, Since: f.since, Totals: f.totals,
 		Passes: f.passes, Rescans: f.rescans, Phase: state.Phase.String(), LogLimit: f.logLimit(), LastError: f.lastError,
 		Memory: f.s.in.Used() + f.s.plain.Used() + f.s.replay.Used(), MemoryLimit: f.s.in.Limit() + f.s.plain.Limit() + f.s.replay.Limit(),
-		PointTime: r.Point.Time, PointEpoch: r.Epoch}
+		PointTime: r.Point.Time, PointEpoch: r.Epoch, Points: len(r.Points), PointError: f.pointError}
 	if r.Point.Consistency != 0 {
 		st.PointConsistency = r.Point.Consistency.String()
 	}
@@ -139,6 +144,9 @@ func (f *flow) describe(st *mover.Status) {
 		st.State, st.Reason = mover.Waiting, "for the source, to go on with a pass"
 	default:
 		st.State, st.Reason = mover.Waiting, "for the source to connect"
+	}
+	if f.pointError != "" && f.broken == nil {
+		st.Reason = strings.TrimPrefix(st.Reason+"; the last commit has no recovery point to go back to: "+f.pointError, "; ")
 	}
 }
 

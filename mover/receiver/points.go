@@ -1,0 +1,183 @@
+package receiver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/catalog"
+)
+
+// tryPoints refuses a method that a target cannot have. One that is not there now is asked again at its first point.
+func tryPoints(cfg Config) error {
+	for _, fc := range cfg.Flows {
+		if cfg.OpenPoints == nil || fc.Points.Method == "" {
+			continue
+		}
+		_, err := cfg.OpenPoints(fc.Points.Method, fc.Target, "", fc.Key())
+		if errors.Is(err, sentinel.ErrNotSupported) || errors.Is(err, sentinel.ErrUsage) {
+			return fmt.Errorf("flow %s: %w", fc.Key(), err)
+		}
+	}
+	return nil
+}
+
+// points opens the store of the flow's points; nil: it keeps none.
+func (f *flow) points() (blockdev.Points, error) {
+	if f.s.cfg.OpenPoints == nil || f.cfg.Points.Method == "" {
+		return nil, nil
+	}
+	owner := f.record().PointOwner
+	if owner == (catalog.ID{}) {
+		return f.s.cfg.OpenPoints(f.cfg.Points.Method, f.cfg.Target, "", f.key)
+	}
+	return f.s.cfg.OpenPoints(f.cfg.Points.Method, f.cfg.Target, hex.EncodeToString(owner[:8]), f.key)
+}
+
+// ownPoints gives the flow's claim an owner's name of its own, so that points of an earlier claim are never taken for its own.
+func (f *flow) ownPoints() error {
+	if f.record().PointOwner != (catalog.ID{}) {
+		return nil
+	}
+	var owner catalog.ID
+	_, _ = rand.Read(owner[:]) // never fails
+	return f.update(func(r *catalog.Record) { r.PointOwner = owner })
+}
+
+// keepPoint keeps the target as the commit of p has left it. Nothing else happens to the flow meanwhile. An error costs the point,
+// never the flow.
+func (f *flow) keepPoint(p *pass) {
+	least := mover.Crash
+	if f.cfg.Points.Fuzzy {
+		least = mover.Fuzzy
+	}
+	if p.commit.Consistency < least {
+		return
+	}
+	ctx, cancel := context.WithTimeout(f.s.ctx, orElse(f.cfg.Points.Limit, 30*time.Second))
+	defer cancel()
+	err := f.takePoint(ctx, p)
+	if f.s.ctx.Err() != nil {
+		return // the next start applies the log again and takes the point then
+	}
+	text := ""
+	if err != nil {
+		text = err.Error()
+		f.s.metrics.pointsLost.Add(1)
+		f.log.Error("commit has no recovery point to go back to; replication goes on", "epoch", p.Epoch, "error", err)
+	}
+	f.mu.Lock()
+	f.pointError = text
+	f.mu.Unlock()
+	if err := f.prunePoints(ctx); err != nil {
+		f.log.Warn("old recovery points could not be removed", "error", err)
+	}
+}
+
+func (f *flow) takePoint(ctx context.Context, p *pass) error {
+	if store, err := f.points(); err != nil || store == nil {
+		return err
+	}
+	if err := f.ownPoints(); err != nil {
+		return err
+	}
+	store, err := f.points()
+	if err != nil || store == nil {
+		return err
+	}
+	c := p.commit
+	kp := catalog.KeptPoint{ID: fmt.Sprintf("%s-%x", c.Time.UTC().Format("20060102T150405Z"), p.Pass[:4]), Generation: catalog.ID(p.Generation), Epoch: p.Epoch,
+		Time: c.Time, Consistency: c.Consistency, Proven: c.Proven, Size: f.table.Size(), Pass: catalog.ID(p.Pass), Method: store.Method()}
+	if slices.ContainsFunc(f.record().Points, func(o catalog.KeptPoint) bool { return o.ID == kp.ID }) {
+		return nil // taken before a crash; the log was applied once more since, which changed nothing (C5)
+	}
+	if root, ok := f.table.Root(); ok {
+		kp.Root = root.String()
+	}
+	if err := store.Take(ctx, kp.ID); err != nil {
+		return err
+	}
+	if err := f.update(func(r *catalog.Record) { r.Points = append(r.Points, kp) }); err != nil {
+		return errors.Join(err, store.Remove(ctx, kp.ID))
+	}
+	f.s.metrics.points.Add(1)
+	f.log.Info("recovery point kept", "point", kp.ID, "epoch", kp.Epoch, "method", kp.Method)
+	return nil
+}
+
+// prunePoints removes what is no longer to be kept, but for what is being read.
+func (f *flow) prunePoints(ctx context.Context) error {
+	var errs []error
+	for _, id := range mover.Expired(f.pointList(), f.cfg.Points.Keep) {
+		if err := f.removePoint(ctx, id); err != nil && !errors.Is(err, errPointInUse) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removePoint: the record goes first; what a crash leaves then is an orphan, which the next start removes.
+func (f *flow) removePoint(ctx context.Context, id string) error {
+	f.mu.Lock()
+	busy := f.inUse[id] > 0
+	f.mu.Unlock()
+	if busy {
+		return fmt.Errorf("recovery point %s of flow %s: %w", id, f.key, errPointInUse)
+	}
+	store, err := f.points()
+	if err != nil {
+		return err
+	}
+	err = f.update(func(r *catalog.Record) {
+		r.Points = slices.DeleteFunc(r.Points, func(p catalog.KeptPoint) bool { return p.ID == id })
+	})
+	if err != nil || store == nil {
+		return err
+	}
+	return store.Remove(ctx, id)
+}
+
+var errPointInUse = fmt.Errorf("is being read; try again when that has ended: %w", sentinel.ErrRefused)
+
+// sweepPoints removes copies that no record knows: of a crash between the two. Only what carries this claim's tag is looked at. The caller
+// holds the whole gate, or nobody else knows the flow.
+func (f *flow) sweepPoints() {
+	rec := f.record()
+	store, err := f.points()
+	if err == nil && store == nil || rec.PointOwner == (catalog.ID{}) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(f.s.ctx, 30*time.Second)
+	defer cancel()
+	var all []blockdev.Snapshot
+	if err == nil {
+		all, err = store.List(ctx)
+	}
+	for _, s := range all {
+		if !slices.ContainsFunc(rec.Points, func(p catalog.KeptPoint) bool { return p.ID == s.Name }) {
+			f.log.Info("copy without a record is removed", "point", s.Name)
+			err = errors.Join(err, store.Remove(ctx, s.Name))
+		}
+	}
+	if err != nil {
+		f.log.Warn("recovery points could not be looked through", "error", err)
+	}
+}
+
+// pointList is what the record knows, the oldest first.
+func (f *flow) pointList() []mover.RecoveryPoint {
+	var out []mover.RecoveryPoint
+	for _, p := range f.record().Points {
+		out = append(out, mover.RecoveryPoint{ID: p.ID, Time: p.Time, Consistency: p.Consistency, Worth: p.Consistency.String(), Proven: p.Proven,
+			Generation: blockdev.ID(p.Generation).String(), Epoch: p.Epoch, Pass: blockdev.ID(p.Pass).String(), Size: p.Size, Root: p.Root,
+			Pinned: p.Pinned, Rehearsed: p.Rehearsed, Method: p.Method})
+	}
+	return out
+}
