@@ -93,6 +93,13 @@ func (v *volume) raw(off, n int64) {
 	v.put(buf, off)
 }
 
+// writeBytes is write with content of one's own.
+func (v *volume) writeBytes(b []byte, off int64) {
+	v.gate.RLock()
+	defer v.gate.RUnlock()
+	v.put(b, off)
+}
+
 // zero writes zeros.
 func (v *volume) zero(off, n int64) {
 	v.gate.RLock()

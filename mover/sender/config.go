@@ -67,6 +67,7 @@ type CutoverOptions struct {
 	Timeout  time.Duration // for the rounds before the freeze; default 10 min
 	Leave    string        // frozen (default), read-only, stopped
 	Rehearse bool          // thaw after the verdict and go on
+	Group    *Group        // those that do the same at the same moment, with equal options; nil: nobody
 }
 
 // VerifyOptions say what is compared.

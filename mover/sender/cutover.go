@@ -31,6 +31,7 @@ import (
 type cutover struct {
 	f        *Flow
 	o        CutoverOptions
+	g        *Group
 	progress teller
 	report   *mover.Report
 
@@ -102,7 +103,6 @@ func (c *cutover) all(ctx context.Context) error {
 func (c *cutover) rounds(ctx context.Context) error {
 	f := c.f
 	defer f.deps.Priority.raise(fair)()
-	conv := mover.Converge{Limit: c.o.Limit, Timeout: c.o.Timeout}
 	var began time.Time
 	for {
 		c.progress.say("rounds", "sending what has changed", 0, 0)
@@ -128,7 +128,7 @@ func (c *cutover) rounds(ctx context.Context) error {
 		}
 		estimate, written, moved := f.estimate()
 		c.progress.say("rounds", fmt.Sprintf("round %d: %s sent, the pause would be about %s", c.report.Rounds, units.Size(p.total), seconds(estimate)), 0, 0)
-		verdict, err := conv.Round(estimate, time.Since(began), written, moved)
+		verdict, err := c.g.round(ctx, c.o.Limit, c.o.Timeout, round{estimate, time.Since(began), written, moved})
 		if err != nil {
 			return err
 		}
@@ -215,35 +215,38 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 	if err := f.flushCaches(ctx); err != nil {
 		return err
 	}
-	c.timed("freeze")
-	fctx, stop := context.WithTimeoutCause(context.WithoutCancel(ctx), c.o.Deadline,
-		fmt.Errorf("the freeze deadline of %v has passed before the verdict", c.o.Deadline))
-	defer stop()
-	if err := c.freeze(fctx); err != nil {
+	if err := c.g.step(ctx, nil); err != nil { // so that nobody is kept quiet while others write back
 		return err
 	}
+	c.timed("freeze")
+	fctx, stop, err := c.freeze(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	c.ended("freeze")
 	thawed := false
 	defer func() {
 		if thawed {
 			return
 		}
-		terr := f.thaw()
 		if c.report.Pause == 0 {
 			c.report.Pause = time.Since(c.froze).Seconds()
 		}
-		err = errors.Join(err, terr)
+		err = errors.Join(err, c.giveUp(err))
 	}()
 	fctx, broken := context.WithCancelCause(fctx)
 	defer broken(nil)
 	var thawedEarly <-chan struct{}
-	if h, ok := f.deps.Freezer.(held); ok {
+	if h, ok := c.g.freezer.(held); ok {
 		thawedEarly = h.Thawed()
 	}
 	go func() {
 		select {
 		case <-thawedEarly:
 			broken(errors.New("the writers were let go on before the verdict"))
+		case <-c.g.failed:
+			broken(c.g.why())
 		case <-f.halt:
 			broken(errEnded)
 		case <-fctx.Done():
@@ -256,11 +259,15 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 	if err := c.verdict(fctx, root); err != nil {
 		return err
 	}
+	if err := c.g.step(fctx, nil); err != nil { // nobody is released before everybody is proven
+		return err
+	}
 	if c.o.Rehearse {
 		c.report.Pause = time.Since(c.froze).Seconds()
 		thawed = true
 		c.timed("thaw")
-		if err := f.thaw(); err != nil {
+		err := c.g.step(context.WithoutCancel(ctx), c.g.thaw)
+		if err := errors.Join(err, f.resumeWriting()); err != nil {
 			return fmt.Errorf("the freeze did not hold until the verdict: %w", err)
 		}
 		c.ended("thaw")
@@ -273,24 +280,25 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 	return c.leave(context.WithoutCancel(ctx))
 }
 
-func (c *cutover) freeze(ctx context.Context) error {
+// freeze stops the writers of the whole group. The returned context ends at the deadline.
+func (c *cutover) freeze(ctx context.Context) (_ context.Context, stop context.CancelFunc, err error) {
 	f := c.f
-	if f.deps.Quiet != nil {
-		f.deps.Quiet(true)
-	}
+	f.quiet(true)
 	if err := f.table.Hold(); err != nil {
 		f.quiet(false)
-		return fmt.Errorf("digest table: %w", err)
+		return nil, nil, fmt.Errorf("digest table: %w", err)
 	}
-	c.froze = time.Now()
-	if f.deps.Freezer != nil {
-		if err := f.deps.Freezer.Freeze(ctx, c.o.Deadline); err != nil {
-			return errors.Join(fmt.Errorf("freeze: %w", err), f.resumeWriting())
-		}
+	err = c.g.step(ctx, func() error { return c.g.freeze(ctx, c.o.Deadline) })
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("freeze: %w", err), f.resumeWriting())
 	}
+	c.froze = c.g.froze
+	fctx, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), c.froze.Add(c.o.Deadline),
+		fmt.Errorf("the freeze deadline of %v has passed before the verdict", c.o.Deadline))
 	if v, ok := f.deps.Volume.(flusher); ok { // writers without a filesystem leave bytes in page caches
 		if err := v.Flush(); err != nil {
-			return errors.Join(err, f.thaw())
+			stop()
+			return nil, nil, errors.Join(err, c.giveUp(err))
 		}
 	}
 	f.mu.Lock()
@@ -299,7 +307,17 @@ func (c *cutover) freeze(ctx context.Context) error {
 	f.reader.inHurry(true)
 	f.show(mover.Frozen, "writers are stopped", "moverctl thaw, to give up")
 	f.setPace(func(p *mover.Pace) { p.Freeze = time.Since(c.froze) })
-	return nil
+	return fctx, stop, nil
+}
+
+// giveUp lets the writers go on, but for a group of which a target was handed over: then only the operator does.
+func (c *cutover) giveUp(err error) error {
+	c.g.fail(fmt.Errorf("flow %s: %w", c.f.cfg.Flow, err))
+	if c.g.handed.Load() {
+		c.report.Left = "frozen"
+		return errors.New("another disk of the group is handed over already, so the writers stay stopped; moverctl thaw or rollback lets them go on")
+	}
+	return errors.Join(c.g.thaw(), c.f.resumeWriting())
 }
 
 func (f *Flow) quiet(yes bool) {
@@ -385,7 +403,7 @@ func (c *cutover) verdict(ctx context.Context, target mover.Root) error {
 				sentinel.ErrDiffer, units.Size(n))
 		}
 	}
-	if h, ok := f.deps.Freezer.(held); ok && !h.Held() {
+	if h, ok := c.g.freezer.(held); ok && !h.Held() {
 		return errors.New("the freeze did not hold until the verdict")
 	}
 	if ctx.Err() != nil {
@@ -399,10 +417,8 @@ func (c *cutover) release(ctx context.Context) error {
 	f := c.f
 	c.timed("release")
 	defer c.ended("release")
-	if f.deps.Freezer != nil {
-		if err := f.deps.Freezer.Keep(); err != nil {
-			return fmt.Errorf("the freeze did not hold until the release: %w", err)
-		}
+	if err := c.g.step(ctx, c.g.keep); err != nil {
+		return fmt.Errorf("the freeze did not hold until the release: %w", err)
 	}
 	c.report.Pause = time.Since(c.froze).Seconds()
 	text, err := json.Marshal(c.report)
@@ -411,6 +427,16 @@ func (c *cutover) release(ctx context.Context) error {
 	}
 	root, _ := f.table.Root()
 	m := &wire.Release{Digest: root, Generation: c.generation, Epoch: c.report.Epoch, Report: string(text)}
+	err = c.handOver(ctx, m)
+	if err == nil {
+		c.g.handed.Store(true)
+	}
+	// All hear how it went before anybody decides whether to thaw.
+	return errors.Join(err, c.g.step(context.WithoutCancel(ctx), nil))
+}
+
+func (c *cutover) handOver(ctx context.Context, m *wire.Release) error {
+	f := c.f
 	for {
 		_, err := f.link.ask(ctx, m)
 		if !errors.Is(err, errDown) || ctx.Err() != nil {
@@ -437,8 +463,12 @@ func (c *cutover) leave(ctx context.Context) error {
 		if err := f.deps.Leave(ctx, c.o.Leave, false); err != nil {
 			errs = append(errs, fmt.Errorf("the target is handed over, but the source stays frozen instead of %s: %w", c.o.Leave, err))
 		} else {
-			c.report.Left = c.o.Leave
-			errs = append(errs, f.thaw())
+			err := c.g.step(ctx, c.g.thaw)
+			if err == nil {
+				c.report.Left = c.o.Leave
+				err = f.resumeWriting()
+			}
+			errs = append(errs, err)
 		}
 	}
 	c.report.OK, c.report.Ended = true, time.Now()

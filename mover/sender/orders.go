@@ -160,8 +160,14 @@ func (f *Flow) Cutover(ctx context.Context, o CutoverOptions, progress func(move
 		return nil, err
 	}
 	tell, told := relay(progress)
-	c := &cutover{f: f, o: o, progress: tell}
+	if o.Group == nil {
+		o.Group = NewGroup(f.deps.Freezer, 1)
+	}
+	c := &cutover{f: f, o: o, g: o.Group, progress: tell}
 	err := f.order(ctx, c.run, tell)
+	if err != nil {
+		o.Group.fail(fmt.Errorf("flow %s: %w", f.cfg.Flow, err)) // also when its turn never came
+	}
 	told()
 	return c.report, err
 }

@@ -3,13 +3,17 @@ package sender
 import (
 	"context"
 	"errors"
-	"golang.org/x/sys/unix"
+	mathrand "math/rand/v2"
 	"net"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/blockdev/fault"
 	"github.com/moverd/mover/extent"
@@ -240,4 +244,37 @@ func TestPriority(t *testing.T) {
 	at(ioprioIdle)
 	var none *Priority
 	none.raise(urgent)()
+}
+
+// A step is taken by all members or by none, whoever leaves when.
+func TestGroupStepIsAllOrNone(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := mathrand.New(mathrand.NewPCG(seed, 1))
+		g := NewGroup(nil, 4)
+		var did atomic.Int64
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for i := range errs {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			if d := rng.IntN(8); d < 2 { // leaves at about the time when the last comes
+				time.AfterFunc(time.Duration(rng.IntN(100))*time.Microsecond, func() { cancel(errors.New("gone")) })
+			}
+			late := time.Duration(rng.IntN(100)) * time.Microsecond
+			wg.Go(func() {
+				time.Sleep(late) // members come at any time
+				errs[i] = g.step(ctx, func() error { did.Add(1); return nil })
+				cancel(nil)
+			})
+		}
+		wg.Wait()
+		failed := 0
+		for _, err := range errs {
+			if err != nil {
+				failed++
+			}
+		}
+		if failed != 0 && failed != 4 || did.Load() != int64(1-failed/4) {
+			t.Fatalf("seed %d: %d of 4 failed, done %d times: %v", seed, failed, did.Load(), errs)
+		}
+	}
 }

@@ -1,0 +1,157 @@
+package sender
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/mover"
+)
+
+// Group is flows that are cut over, or rehearse it, at one moment: the disks of one server. Every member runs its own cutover, and they wait for
+// each other at each step: after a round, before the freeze, which is one for all, after the verdict, and around the release. The first
+// that fails ends it for all, and the writers go on; unless a target was handed over already. A Group serves one cutover.
+// Passed in CutoverOptions; a flow without one is a group of its own.
+type Group struct {
+	freezer blockdev.Freezer // of all members' filesystems; may be nil
+	members int
+
+	thawed atomic.Bool // by the first that had to
+	handed atomic.Bool // a target was handed over, or may have been: nothing thaws by itself any more
+
+	mu      sync.Mutex // guards all below
+	conv    *mover.Converge
+	here    int           // members that wait at the present step
+	gate    chan struct{} // closed when all have come
+	passed  *error        // what the step came to; of the gate that is closed next
+	news    round         // of the members that have come
+	verdict mover.Verdict
+	froze   time.Time // when the freeze began
+	broken  error
+	failed  chan struct{} // closed with broken
+}
+
+// round is what members know of the rest, together.
+type round struct {
+	pause, elapsed time.Duration // the longest
+	written, moved float64       // sums
+}
+
+// NewGroup makes a group of so many flows whose writers freezer stops.
+func NewGroup(freezer blockdev.Freezer, members int) *Group {
+	return &Group{freezer: freezer, members: members, gate: make(chan struct{}), passed: new(error), failed: make(chan struct{})}
+}
+
+// step waits until all members have come; the last of them runs do for all.
+func (g *Group) step(ctx context.Context, do func() error) error {
+	g.mu.Lock()
+	if g.broken != nil {
+		defer g.mu.Unlock()
+		return g.broken
+	}
+	gate, passed := g.gate, g.passed
+	if g.here++; g.here == g.members {
+		// The others wait, so nobody needs the lock but who breaks the group.
+		g.here, g.gate, g.passed = 0, make(chan struct{}), new(error)
+		g.mu.Unlock()
+		if do != nil {
+			*passed = do()
+		}
+		close(gate)
+		return *passed
+	}
+	g.mu.Unlock()
+	select {
+	case <-gate:
+	case <-g.failed:
+		err := g.why()
+		if g.left(gate, err) {
+			return err
+		}
+	case <-ctx.Done():
+		err := context.Cause(ctx)
+		if g.left(gate, err) {
+			return err
+		}
+	}
+	<-gate
+	return *passed
+}
+
+// left breaks the group for who does not wait any longer. false: all have come to this step already, and then all take it.
+func (g *Group) left(gate chan struct{}, err error) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gate != gate {
+		return false
+	}
+	g.breakUp(err)
+	return true
+}
+
+// round decides for all together.
+func (g *Group) round(ctx context.Context, limit, timeout time.Duration, r round) (mover.Verdict, error) {
+	g.mu.Lock()
+	if g.conv == nil {
+		g.conv = &mover.Converge{Limit: limit, Timeout: timeout}
+	}
+	g.news.pause, g.news.elapsed = max(g.news.pause, r.pause), max(g.news.elapsed, r.elapsed)
+	g.news.written, g.news.moved = g.news.written+r.written, g.news.moved+r.moved
+	g.mu.Unlock()
+	err := g.step(ctx, func() error {
+		n := g.news
+		g.news = round{}
+		var err error
+		g.verdict, err = g.conv.Round(n.pause, n.elapsed, n.written, n.moved)
+		return err
+	})
+	return g.verdict, err
+}
+
+// fail ends it for all.
+func (g *Group) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.breakUp(err)
+}
+
+// breakUp: mu is held.
+func (g *Group) breakUp(err error) {
+	if g.broken == nil {
+		g.broken = err
+		close(g.failed)
+	}
+}
+
+func (g *Group) why() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.broken
+}
+
+func (g *Group) freeze(ctx context.Context, deadline time.Duration) error {
+	g.froze = time.Now()
+	if g.freezer == nil {
+		return nil
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), deadline)
+	defer stop()
+	return g.freezer.Freeze(ctx, deadline)
+}
+
+// thaw does it once. An error says that the freeze had been broken before.
+func (g *Group) thaw() error {
+	if g.freezer == nil || g.thawed.Swap(true) {
+		return nil
+	}
+	return g.freezer.Thaw()
+}
+
+func (g *Group) keep() error {
+	if g.freezer == nil {
+		return nil
+	}
+	return g.freezer.Keep()
+}
