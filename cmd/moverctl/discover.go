@@ -70,8 +70,8 @@ func (a *app) checkDiscovery(d *discovery) error {
 	if m := d.o.Measure; m != 0 && (m < time.Second || m > 24*time.Hour) {
 		return usagef("--measure %v: is outside 1s to 24h; 0 measures nothing", m)
 	}
-	if d.o.Limit <= 0 {
-		return usagef("--limit %v: must be longer than 0s", d.o.Limit)
+	if d.o.Limit < time.Millisecond || d.o.Limit > 10*time.Minute {
+		return usagef("--limit %v: is outside 1ms to 10m", d.o.Limit)
 	}
 	if g := d.files.Gateway; g != "" {
 		if host, port, err := net.SplitHostPort(g); err != nil || host == "" || port == "" {

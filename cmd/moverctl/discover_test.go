@@ -48,6 +48,7 @@ func TestDiscoverBad(t *testing.T) {
 		{"--measure -1s", "--measure -1s"},
 		{"--measure 1ms", "outside 1s to 24h"},
 		{"--limit 0s", "--limit"},
+		{"--limit 11m", "--limit"},
 		{"--gateway gw", `--gateway "gw"`},
 		{"--ca ca.pem", `--ca "ca.pem"`},
 		{"-o json --config -", "standard output"},
@@ -101,7 +102,7 @@ func TestDiscoverConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "moverd.yaml")
-	out, errs, code := ctl("discover", "--measure", "1s", "--line", "1Gbit/s", "--config", file, "--gateway", "127.0.0.1:1",
+	out, errs, code := ctl("discover", "--measure", "1s", "--line", "1Gbit/s", "--limit", "20s", "--config", file, "--gateway", "127.0.0.1:1",
 		"--ca", dir+"/ca.pem", "--cert", dir+"/db1.pem", "--key", dir+"/db1.key", l.Dev)
 	if code != 0 || !strings.Contains(out, l.Dev) || !strings.Contains(out, file+" is written") {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)

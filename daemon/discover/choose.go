@@ -108,7 +108,7 @@ func (s system) refuse(d device, meant bool) string {
 		return "it has no medium"
 	case zoned != "" && zoned != "none":
 		return "it is a zoned disk (" + zoned + "), which no cloud volume can stand for"
-	case attr(queue, "queue/dax") == "1" && !exists(queue, "mq") && d.kind != disk.LVM:
+	case attr(queue, "queue/dax") == "1":
 		return "it is persistent memory (DAX): programs write to it without the kernel seeing it; remount without dax on a plain disk first"
 	case attr(d.dir, "ro") == "1":
 		return "it is read-only: nothing changes on it, a plain copy will do"

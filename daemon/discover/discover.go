@@ -37,6 +37,7 @@ type Host struct {
 	Measured    float64   `json:"measured_seconds"`
 	Interrupted bool      `json:"interrupted"`
 	Line        float64   `json:"line_bytes_per_second,omitempty"`
+	Limit       float64   `json:"limit_seconds"`
 	Estimate    *Estimate `json:"estimate,omitempty"` // of all volumes, moved at the same time over the one line
 	Whole       bool      `json:"whole_disks"`        // false: partitions and logical volumes
 }
@@ -112,7 +113,7 @@ func Run(ctx context.Context, o Options) (*Host, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("only root may look at disks, mounts of all namespaces and eBPF; run it as root: %w", sentinel.ErrDenied)
 	}
-	h := &Host{Line: o.Line, Whole: !o.Volumes, Volumes: []*Volume{}, Refused: []Refused{}}
+	h := &Host{Line: o.Line, Limit: o.limit().Seconds(), Whole: !o.Volumes, Volumes: []*Volume{}, Refused: []Refused{}}
 	h.Name, _ = os.Hostname()
 	s := cbt.Probe()
 	h.Support = Tracking{Method: s.Method, Variant: s.Variant, Why: s.Reason}
@@ -146,4 +147,11 @@ func Run(ctx context.Context, o Options) (*Host, error) {
 	err = h.measure(ctx, o)
 	h.estimate(o)
 	return h, err
+}
+
+func (o Options) limit() time.Duration {
+	if o.Limit > 0 {
+		return o.Limit
+	}
+	return time.Second
 }

@@ -71,10 +71,7 @@ func (h *Host) estimate(o Options) {
 	if o.Line <= 0 {
 		return
 	}
-	limit := o.Limit
-	if limit <= 0 {
-		limit = time.Second
-	}
+	limit := o.limit()
 	all := load{known: true}
 	for _, v := range h.Volumes {
 		l := load{first: v.FirstPass, size: v.Size, gran: v.Tracking.Granule, known: v.Dirty != nil}

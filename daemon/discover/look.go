@@ -57,6 +57,7 @@ func look(d device, s Tracking, o Options) (_ *Volume, err error) {
 	if err := v.mounts(mounts); err != nil {
 		return nil, err
 	}
+	v.InUse = min(v.InUse, v.Size)
 	if err := v.swaps(m); err != nil {
 		return nil, err
 	}
@@ -118,6 +119,9 @@ func (v *Volume) mounts(mounts []disk.Mount) error {
 			out.Size = int64(fs.Blocks) * fs.Frsize
 			out.Used = int64(fs.Blocks-fs.Bfree) * fs.Frsize
 			v.InUse += v.share(m, out.Used)
+		}
+		if m.Map == nil && v.vol.Map() != nil {
+			v.Notes = append(v.Notes, fmt.Sprintf("%s (%s) has no fixed place and may reach over other disks: its bytes in use are counted in full", out.Dir, out.Type))
 		}
 		l := v.layer(m.Dev)
 		l.Mounts = append(l.Mounts, out)

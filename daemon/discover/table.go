@@ -13,6 +13,9 @@ import (
 func (h *Host) Table(w io.Writer) {
 	p := func(format string, a ...any) { fmt.Fprintf(w, format+"\n", a...) }
 	p("%s: %s", clean(h.Name), h.Support)
+	if h.Measured > 0 {
+		p("changes measured for %s", seconds(h.Measured))
+	}
 	if len(h.Volumes) > 0 {
 		p("\n%-16s %10s %10s %12s %12s %12s  %s", "FLOW", "SIZE", "IN USE", "DIRTY", "FIRST PASS", "CUTOVER", "VOLUME")
 	}

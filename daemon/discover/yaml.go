@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // FillIn marks what an operator has to put into the config; moverd check names it.
@@ -68,6 +69,7 @@ func (h *Host) YAML(f Files) []byte {
 	if e := h.Estimate; e != nil {
 		p("  # all flows at once: first pass %s; cutover %s", e.first(), clean(e.String()))
 	}
+	limit := max(time.Duration(h.Limit*float64(time.Second)), time.Millisecond)
 	p("  flows:")
 	for _, v := range h.Volumes {
 		for _, d := range v.details() {
@@ -77,8 +79,8 @@ func (h *Host) YAML(f Files) []byte {
 		p("      volume: %s", scalar(v.Path))
 		p("      interval: 30s")
 		p("      cutover:")
-		p("        limit: 1s")
-		p("        freeze-deadline: 10s")
+		p("        limit: %s", limit)
+		p("        freeze-deadline: %s", max(limit, 10*time.Second))
 		p("        leave: frozen")
 		if len(v.NotFrozen) > 0 {
 			p("        # stop-hook: [/etc/mover/stop-%s]   # what a freeze does not stop, see above", v.Name)
