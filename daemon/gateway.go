@@ -42,11 +42,12 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		return nil, fmt.Errorf("gateway.listen: %w", err)
 	}
 	rc := receiver.Config{
-		StateDir: string(c.State), TLS: tls, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off,
+		StateDir: string(c.State), TLS: tls, OpenPoints: openPoints, OpenCopy: openCopy, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off,
 		Agent: "moverd/" + version.String(), OpenTarget: openTarget(c.Flows), Inspect: inspect, Log: o.Log.Logger,
 	}
 	for _, f := range c.Flows {
-		rc.Flows = append(rc.Flows, receiver.FlowConfig{Tenant: f.Tenant, Host: f.Host, Name: f.Name, Target: string(f.Target)})
+		rc.Flows = append(rc.Flows, receiver.FlowConfig{Tenant: f.Tenant, Host: f.Host, Name: f.Name, Target: string(f.Target),
+			Points: receiver.PointsConfig{Method: f.Points.Method, Fuzzy: f.Points.Fuzzy, Keep: mover.Keep(f.Points.Keep)}})
 	}
 	s, err := receiver.New(rc)
 	if err != nil {
@@ -109,8 +110,10 @@ func (g *gateway) Daemon() control.Daemon { return daemonOf(g.o) }
 
 func (g *gateway) Status() []mover.Status { return g.server.Status() }
 
-func (g *gateway) Do(ctx context.Context, verb string, r control.Request, _ func(mover.Progress)) (control.Result, error) {
-	if verb != control.Claim {
+func (g *gateway) Do(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (control.Result, error) {
+	switch verb {
+	case control.Claim, control.Points, control.Restore, control.Export:
+	default:
 		return control.Result{}, usagef("%s is for a source; this is a gateway", verb)
 	}
 	known := false
@@ -119,6 +122,9 @@ func (g *gateway) Do(ctx context.Context, verb string, r control.Request, _ func
 	}
 	if !known {
 		return control.Result{}, unknownFlow(r.Flow, g.Status())
+	}
+	if verb != control.Claim {
+		return g.doPoints(ctx, verb, r, tell)
 	}
 	if r.Drop {
 		if err := g.server.Drop(ctx, r.Flow); err != nil {

@@ -106,8 +106,9 @@ func (s *source) Status() []mover.Status {
 }
 
 func (s *source) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
-	if verb == control.Claim {
-		return control.Result{}, usagef("claim is for a gateway; this is a source")
+	switch verb {
+	case control.Claim, control.Points, control.Restore, control.Export:
+		return control.Result{}, usagef("%s is for a gateway; this is a source", verb)
 	}
 	for _, p := range s.slots {
 		if p.f.Name == r.Flow {

@@ -31,6 +31,8 @@ func Totals(server func() receiver.Metrics) []metrics.Total {
 		seconds("mover_log_sync_seconds_total", "Time that they took.", func(m receiver.Metrics) time.Duration { return m.LogSyncTime }),
 		of("mover_applies_total", "Committed logs that were applied.", func(m receiver.Metrics) int64 { return m.Applies }),
 		seconds("mover_apply_seconds_total", "Time that this took.", func(m receiver.Metrics) time.Duration { return m.ApplyTime }),
+		of("mover_points_taken_total", "Recovery points that were kept.", func(m receiver.Metrics) int64 { return m.PointsTaken }),
+		of("mover_points_missed_total", "Commits that were to have a recovery point and have none.", func(m receiver.Metrics) int64 { return m.PointsMissed }),
 		of("mover_readback_differs_total", "Leaves that did not read as they were written.", func(m receiver.Metrics) int64 { return m.ReadBackDiffers }),
 	}
 }

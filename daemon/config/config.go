@@ -121,6 +121,25 @@ type GatewayFlow struct {
 	Target File   `yaml:"target"`
 	Size   Size   `yaml:"size,omitempty"`   // of the image file that create makes; 0: the volume's
 	Create bool   `yaml:"create,omitempty"` // make the image file when it is missing
+	Points Points `yaml:"points"`
+}
+
+// Points says which recovery points of a target are kept.
+type Points struct {
+	Method string `yaml:"method"` // auto, reflink, none
+	Fuzzy  bool   `yaml:"fuzzy"`  // also points of no single moment
+	Keep   Keep   `yaml:"keep"`
+}
+
+// Keep counts points: the last ones, and one for each of the latest hours and days that have any.
+type Keep struct {
+	Last   int `yaml:"last"`
+	Hourly int `yaml:"hourly"`
+	Daily  int `yaml:"daily"`
+}
+
+func (f *GatewayFlow) defaults() {
+	f.Points = Points{Method: "auto", Keep: Keep{Last: 3, Hourly: 24, Daily: 7}}
 }
 
 func (s *Source) defaults() {

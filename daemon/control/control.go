@@ -22,10 +22,13 @@ const (
 	Verify   = "verify"
 	Thaw     = "thaw"
 	Claim    = "claim"
+	Points   = "points"
+	Restore  = "restore"
+	Export   = "export"
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -48,6 +51,10 @@ type Request struct {
 	All       bool    `json:"all,omitempty"`              // verify: read every leaf again
 	Overwrite bool    `json:"overwrite,omitempty"`        // claim a target that is not blank
 	Drop      bool    `json:"drop,omitempty"`             // claim: forget it
+	Point     string  `json:"point,omitempty"`            // points, restore, export: its id
+	Change    string  `json:"change,omitempty"`           // points: pin, unpin, remove
+	To        string  `json:"to,omitempty"`               // restore, export: an absolute path
+	Format    string  `json:"format,omitempty"`           // export: raw, qcow2
 }
 
 // Line is one line of an answer. Exactly one field is set.
@@ -59,8 +66,9 @@ type Line struct {
 
 // Result is what a verb came to.
 type Result struct {
-	Text   string        `json:"text,omitempty"`
-	Report *mover.Report `json:"report,omitempty"`
+	Text   string                `json:"text,omitempty"`
+	Report *mover.Report         `json:"report,omitempty"`
+	Points []mover.RecoveryPoint `json:"points,omitempty"`
 }
 
 // Failure is an error on its way through JSON. A report may come with it: of what differed.
