@@ -60,7 +60,7 @@ func Check(ctx context.Context, conf *config.Config, w io.Writer) error {
 }
 
 func (c *checks) source(ctx context.Context, s *config.Source) {
-	files := wire.Files{CA: string(s.Gateway.CA), Cert: string(s.Gateway.Cert), Key: string(s.Gateway.Key)}
+	files := s.Gateway.Files()
 	c.certificate("source certificate", files)
 	support := cbt.Probe()
 	switch {
@@ -151,7 +151,7 @@ func (c *checks) volume(what string, f config.SourceFlow) {
 }
 
 func (c *checks) gateway(g *config.Gateway) {
-	c.certificate("gateway certificate", wire.Files{CA: string(g.TLS.CA), Cert: string(g.TLS.Cert), Key: string(g.TLS.Key)})
+	c.certificate("gateway certificate", g.TLS.Files())
 	for _, f := range g.Flows {
 		what := "flow " + f.Tenant + "/" + f.Host + "/" + f.Name
 		found, err := disk.Inspect(string(f.Target))

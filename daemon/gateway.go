@@ -2,9 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/disk"
@@ -23,6 +27,7 @@ type gateway struct {
 	o      Options
 	ln     net.Listener
 	server *receiver.Server
+	judge  func(*x509.Certificate) error // of a source's certificate, as the revocations are now
 }
 
 // gatewayBuffers is what lies outside of Go's heap, where the dedup index lives.
@@ -32,7 +37,7 @@ func gatewayBuffers(g *config.Gateway) int64 { return (int64(g.Memory) - int64(g
 func openGateway(ctx context.Context, o Options) (role, error) {
 	c := o.Config.Gateway
 	setLevel(o, c.LogLevel)
-	tls, err := wire.ServerTLS(wire.Files{CA: string(c.TLS.CA), Cert: string(c.TLS.Cert), Key: string(c.TLS.Key)})
+	tls, judge, err := wire.ServerJudge(c.TLS.Files())
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +58,7 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	return &gateway{o: o, ln: ln, server: s}, nil
+	return &gateway{o: o, ln: ln, server: s, judge: judge}, nil
 }
 
 // openTarget makes image files only where the config says so, of the size that it says.
@@ -91,7 +96,26 @@ func inspect(path string) (receiver.Found, error) {
 	return f, nil
 }
 
-func (g *gateway) run(ctx context.Context) error { return g.server.Serve(ctx, g.ln) }
+func (g *gateway) run(ctx context.Context) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return g.server.Serve(ctx, g.ln) })
+	eg.Go(func() error {
+		tick := time.NewTicker(judgeEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				g.server.Judge(g.judge)
+			}
+		}
+	})
+	return eg.Wait()
+}
+
+// judgeEvery bounds how long a connection outlives the revocation of its certificate.
+const judgeEvery = 2 * time.Second
 
 func (g *gateway) beat() { g.server.Status() }
 

@@ -41,7 +41,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 		return nil, fmt.Errorf("thaw what an earlier daemon left frozen: %w", err)
 	}
 	setLevel(o, c.LogLevel)
-	tls, err := wire.ClientTLS(wire.Files{CA: string(c.Gateway.CA), Cert: string(c.Gateway.Cert), Key: string(c.Gateway.Key)}, c.Gateway.Name)
+	tls, err := wire.ClientTLS(c.Gateway.Files(), c.Gateway.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ type CountConn struct {
 	net.Conn
 	in, out atomic.Int64
 	settled func() // once, when the handshake is done or the connection closed; may be nil
+	denied  error  // why the peer is refused once it can be told; set in the handshake
 
 	mu   sync.Mutex // guards all below
 	hold bool       // writes are kept until flush

@@ -20,6 +20,9 @@ type Files struct {
 	CA   string // certificates of the authorities that are trusted
 	Cert string // own certificate, then those between it and the CA
 	Key  string // its private key, readable by the owner only
+
+	CRL       string // lists of revoked certificates, signed by authorities of CA; empty: none
+	CRLStrict bool   // a list that has ended refuses everybody
 }
 
 const credential = "credential:"

@@ -77,6 +77,10 @@ func (c *Conn) Handshake(ctx context.Context) error {
 	err := handshake(ctx, t)
 	if err == nil && c.count != nil {
 		c.count.settle()
+		if why := c.count.denied; why != nil {
+			_ = c.Fail(ErrorOf(why))
+			return why
+		}
 	}
 	return err
 }

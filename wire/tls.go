@@ -56,12 +56,22 @@ func config() *tls.Config {
 // ServerTLS is the gateway's end: TLS 1.3 only, client certificates of the CA that name a tenant and a host. Files are read again
 // when they change.
 func ServerTLS(f Files) (*tls.Config, error) {
+	c, _, err := ServerJudge(f)
+	return c, err
+}
+
+// ServerJudge is ServerTLS with the verdict on a source's certificate that passed its handshake: an error once it is revoked.
+func ServerJudge(f Files) (*tls.Config, func(*x509.Certificate) error, error) {
 	k, err := keep(f, x509.ExtKeyUsageServerAuth)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	crl, err := keepCRL(f)
+	if err != nil {
+		return nil, nil, err
 	}
 	c := config()
-	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		l := k.get()
 		c := config()
 		c.Certificates = []tls.Certificate{l.cert}
@@ -71,12 +81,19 @@ func ServerTLS(f Files) (*tls.Config, error) {
 			if err := checkALPN(s); err != nil {
 				return err
 			}
-			_, err := PeerName(s)
+			if _, err := PeerName(s); err != nil {
+				return err
+			}
+			err := crl.check(s.PeerCertificates[0])
+			if count, ok := hello.Conn.(*CountConn); ok && err != nil {
+				count.denied = err // Conn.Handshake refuses with the reason, for which TLS has only a number
+				return nil
+			}
 			return err
 		}
 		return c, nil
 	}
-	return c, nil
+	return c, crl.check, nil
 }
 
 // ClientTLS is the source's end. serverName is the DNS name or IP that the gateway's certificate has to have, beside a
@@ -86,6 +103,10 @@ func ClientTLS(f Files, serverName string) (*tls.Config, error) {
 		return nil, fmt.Errorf("gateway has no name to check: %w", sentinel.ErrUsage)
 	}
 	k, err := keep(f, x509.ExtKeyUsageClientAuth)
+	if err != nil {
+		return nil, err
+	}
+	crl, err := keepCRL(f)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +126,10 @@ func ClientTLS(f Files, serverName string) (*tls.Config, error) {
 		for _, x := range s.PeerCertificates[1:] {
 			between.AddCert(x)
 		}
-		return verify(s.PeerCertificates[0], between, k.get().roots, x509.ExtKeyUsageServerAuth, serverName)
+		if err := verify(s.PeerCertificates[0], between, k.get().roots, x509.ExtKeyUsageServerAuth, serverName); err != nil {
+			return err
+		}
+		return crl.check(s.PeerCertificates[0])
 	}
 	return c, nil
 }

@@ -259,7 +259,7 @@ func TestFiles(t *testing.T) {
 	key, err := os.ReadFile(good.Key)
 	must(t, err)
 	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o644, 0o601} {
-		_, err := ServerTLS(Files{good.CA, good.Cert, write("k", mode, key)})
+		_, err := ServerTLS(Files{CA: good.CA, Cert: good.Cert, Key: write("k", mode, key)})
 		wantText(t, err, "is open to others", "chmod 600")
 		if !errors.Is(err, sentinel.ErrRefused) {
 			t.Errorf("%v", err)
@@ -270,16 +270,16 @@ func TestFiles(t *testing.T) {
 		f    Files
 		text string
 	}{
-		{Files{missing, good.Cert, good.Key}, "ca: open"},
-		{Files{good.CA, missing, good.Key}, "certificate: open"},
-		{Files{good.CA, good.Cert, missing}, "key: open"},
-		{Files{good.Key, good.Cert, good.Key}, "holds no certificate"},
-		{Files{good.CA, good.Cert, c.files("db1").Key}, "private key does not match"},
-		{Files{newCerts(t).files("gw").CA, good.Cert, good.Key}, "not signed by the configured CA"},
+		{Files{CA: missing, Cert: good.Cert, Key: good.Key}, "ca: open"},
+		{Files{CA: good.CA, Cert: missing, Key: good.Key}, "certificate: open"},
+		{Files{CA: good.CA, Cert: good.Cert, Key: missing}, "key: open"},
+		{Files{CA: good.Key, Cert: good.Cert, Key: good.Key}, "holds no certificate"},
+		{Files{CA: good.CA, Cert: good.Cert, Key: c.files("db1").Key}, "private key does not match"},
+		{Files{CA: newCerts(t).files("gw").CA, Cert: good.Cert, Key: good.Key}, "not signed by the configured CA"},
 		{c.files("db1"), "is for the other role"},
-		{Files{c.dir, good.Cert, good.Key}, "not a regular file"},
-		{Files{write("big", 0o600, make([]byte, 2<<20)), good.Cert, good.Key}, "that is no PEM file"},
-		{Files{"credential:ca", good.Cert, good.Key}, "$CREDENTIALS_DIRECTORY is not set"},
+		{Files{CA: c.dir, Cert: good.Cert, Key: good.Key}, "not a regular file"},
+		{Files{CA: write("big", 0o600, make([]byte, 2<<20)), Cert: good.Cert, Key: good.Key}, "that is no PEM file"},
+		{Files{CA: "credential:ca", Cert: good.Cert, Key: good.Key}, "$CREDENTIALS_DIRECTORY is not set"},
 	} {
 		_, err := ServerTLS(bad.f)
 		wantText(t, err, bad.text)
@@ -298,12 +298,12 @@ func TestFiles(t *testing.T) {
 		must(t, os.WriteFile(filepath.Join(dir, name), b, 0o440))
 	}
 	t.Setenv(CredentialsEnv, dir)
-	_, err = ServerTLS(Files{"credential:ca.pem", "credential:gw.pem", "credential:gw.key"})
+	_, err = ServerTLS(Files{CA: "credential:ca.pem", Cert: "credential:gw.pem", Key: "credential:gw.key"})
 	must(t, err)
-	_, err = ServerTLS(Files{good.CA, good.Cert, filepath.Join(dir, "gw.key")})
+	_, err = ServerTLS(Files{CA: good.CA, Cert: good.Cert, Key: filepath.Join(dir, "gw.key")})
 	must(t, err)
 	for _, bad := range []string{"credential:", "credential:..", "credential:a/b"} {
-		_, err := ServerTLS(Files{good.CA, good.Cert, bad})
+		_, err := ServerTLS(Files{CA: good.CA, Cert: good.Cert, Key: bad})
 		wantText(t, err, "plain name")
 	}
 	end, err := good.NotAfter()

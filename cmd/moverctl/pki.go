@@ -23,7 +23,7 @@ func (a *app) pkiCmd() *cobra.Command {
 		},
 	}
 	c.PersistentFlags().StringVar(&dir, "dir", "/etc/mover/pki", "folder of ca.pem and ca.key; keep ca.key off the gateway and the hosts")
-	c.AddCommand(a.pkiInitCmd(&dir), a.pkiHostCmd(&dir), a.pkiGatewayCmd(&dir))
+	c.AddCommand(a.pkiInitCmd(&dir), a.pkiHostCmd(&dir), a.pkiGatewayCmd(&dir), a.pkiRenewCmd(&dir), a.pkiRevokeCmd(&dir), a.pkiCRLCmd(&dir))
 	return c
 }
 

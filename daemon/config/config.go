@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/moverd/mover/wire"
 )
 
 // Default is where the daemon looks without -c.
@@ -48,7 +50,9 @@ type Dial struct {
 	CA          File   `yaml:"ca"`
 	Cert        File   `yaml:"cert"`
 	Key         File   `yaml:"key"`
-	Connections int    `yaml:"connections"` // for each flow
+	CRL         File   `yaml:"crl,omitempty"`        // lists of revoked certificates
+	CRLStrict   bool   `yaml:"crl-strict,omitempty"` // refuse the gateway when a list has ended
+	Connections int    `yaml:"connections"`          // for each flow
 }
 
 // Limits keep the source polite.
@@ -102,9 +106,21 @@ type Gateway struct {
 
 // TLS names the gateway's certificate and the CA of its sources.
 type TLS struct {
-	CA   File `yaml:"ca"`
-	Cert File `yaml:"cert"`
-	Key  File `yaml:"key"`
+	CA        File `yaml:"ca"`
+	Cert      File `yaml:"cert"`
+	Key       File `yaml:"key"`
+	CRL       File `yaml:"crl,omitempty"`        // lists of revoked certificates
+	CRLStrict bool `yaml:"crl-strict,omitempty"` // refuse everybody when a list has ended
+}
+
+// Files are the paths as wire wants them.
+func (t TLS) Files() wire.Files {
+	return wire.Files{CA: string(t.CA), Cert: string(t.Cert), Key: string(t.Key), CRL: string(t.CRL), CRLStrict: t.CRLStrict}
+}
+
+// Files are the paths as wire wants them.
+func (d Dial) Files() wire.Files {
+	return wire.Files{CA: string(d.CA), Cert: string(d.Cert), Key: string(d.Key), CRL: string(d.CRL), CRLStrict: d.CRLStrict}
 }
 
 // Dedup is the index of leaves of a tenant.

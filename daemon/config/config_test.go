@@ -240,6 +240,28 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+func TestRevocationLists(t *testing.T) {
+	dir := certs(t)
+	for text, want := range map[string]string{
+		", crl: @@/none.crl":   "gateway.tls.crl: open @@/none.crl",
+		", crl: @@/ca.pem":     "gateway.tls.crl: @@/ca.pem holds a PEM block \"CERTIFICATE\"",
+		", crl-strict: true":   "gateway.tls.crl-strict: is only for a crl",
+		", crl-strict: 7":      "crl-strict",
+		", crl: @@/ca.crl":     "",
+		", crls: @@/other.crl": "crls",
+	} {
+		if _, err := pki.Revoke(dir, nil, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		raw := strings.Replace(good, "key: @@/gw.key", "key: @@/gw.key"+text, 1)
+		_, err := parse("x.yaml", []byte(strings.ReplaceAll(raw, "@@", dir)), "gateway")
+		want = strings.ReplaceAll(want, "@@", dir)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("source: {flows: [{name: a}]}"))

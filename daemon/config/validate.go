@@ -101,7 +101,7 @@ func (v *validator) dial(key string, d Dial) {
 	if d.Name == "" {
 		return // told above; a certificate cannot be checked against no name
 	}
-	v.certs(key, d.CA, d.Cert, d.Key, func(f wire.Files) error { _, err := wire.ClientTLS(f, d.Name); return err })
+	v.certs(key, d.Files(), func(f wire.Files) error { _, err := wire.ClientTLS(f, d.Name); return err })
 }
 
 func (v *validator) limits(key string, l Limits) {
@@ -145,7 +145,7 @@ func (v *validator) gateway(g *Gateway) {
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
 	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+112<<20) // half of what dedup leaves is for buffers
-	v.certs("gateway.tls", g.TLS.CA, g.TLS.Cert, g.TLS.Key, func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })
+	v.certs("gateway.tls", g.TLS.Files(), func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })
 	if len(g.Flows) == 0 {
 		v.bad("gateway.flows", "needs at least one flow")
 	}
@@ -257,17 +257,26 @@ func (v *validator) readable(key string, f File) bool {
 }
 
 // certs checks that the files are there, belong together, are good now, and that nobody else reads the key.
-func (v *validator) certs(key string, ca, cert, private File, load func(wire.Files) error) {
+func (v *validator) certs(key string, f wire.Files, load func(wire.Files) error) {
 	if v.other(key) {
 		return
 	}
-	ok := v.readable(key+".ca", ca)
-	ok = v.readable(key+".cert", cert) && ok
-	ok = v.readable(key+".key", private) && ok
+	ok := v.readable(key+".ca", File(f.CA))
+	ok = v.readable(key+".cert", File(f.Cert)) && ok
+	ok = v.readable(key+".key", File(f.Key)) && ok
+	if f.CRL != "" {
+		ok = v.readable(key+".crl", File(f.CRL)) && ok
+	} else if f.CRLStrict {
+		v.bad(key+".crl-strict", "is only for a crl")
+	}
 	if !ok {
 		return
 	}
-	if err := load(wire.Files{CA: string(ca), Cert: string(cert), Key: string(private)}); err != nil {
+	if err := load(f); err != nil {
+		if strings.HasPrefix(err.Error(), "crl: ") {
+			v.bad(key+".crl", "%s", strings.TrimPrefix(err.Error(), "crl: "))
+			return
+		}
 		v.bad(key+".cert", "%v", err)
 	}
 }

@@ -44,7 +44,7 @@ func Init(dir, name string) error {
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
 	}
-	return issue(tmpl, nil, filepath.Join(dir, "ca"))
+	return issue(tmpl, nil, filepath.Join(dir, "ca"), "")
 }
 
 // IssueHost makes OUT/HOST.pem and OUT/HOST.key for a source, signed by the authority in dir, and puts its ca.pem beside them.
@@ -138,7 +138,7 @@ func issueLeaf(dir, out, name string, life time.Duration, tmpl *x509.Certificate
 	if err := bringCA(filepath.Join(out, "ca.pem"), pem); err != nil {
 		return err
 	}
-	return issue(tmpl, ca, filepath.Join(out, name))
+	return issue(tmpl, ca, filepath.Join(out, name), dir)
 }
 
 // bringCA puts the authority's certificate where the issued one goes, unless it is there.
@@ -155,8 +155,9 @@ func bringCA(path string, pem []byte) error {
 	return nil
 }
 
-// issue makes a key and a certificate, signed by ca or by itself, as BASE.pem and BASE.key.
-func issue(tmpl *x509.Certificate, ca *signer, base string) error {
+// issue makes a key and a certificate, signed by ca or by itself, as BASE.pem and BASE.key. What an authority
+// signs is recorded in its folder, dir, before it is written.
+func issue(tmpl *x509.Certificate, ca *signer, base, dir string) error {
 	for _, path := range []string{base + ".key", base + ".pem"} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			if err == nil {
@@ -182,6 +183,11 @@ func issue(tmpl *x509.Certificate, ca *signer, base string) error {
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
+	}
+	if dir != "" {
+		if err := remember(dir, tmpl); err != nil {
+			return fmt.Errorf("record the certificate: %w", err)
+		}
 	}
 	if err := create(base+".key", 0o600, block("PRIVATE KEY", keyDER)); err != nil {
 		return err
