@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,8 +212,15 @@ func TestRate(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	looptest.NeedRoot(t)
 	l := looptest.New(t, 64<<20, looptest.Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
+	go func() { // as soon as the tracker is there
+		pins := filepath.Join("/sys/fs/bpf", pinPrefix+strconv.Itoa(os.Getpid()))
+		for list, _ := os.ReadDir(pins); len(list) == 0 && ctx.Err() == nil; list, _ = os.ReadDir(pins) {
+			runtime.Gosched()
+		}
+		cancel()
+	}()
 	h, err := Run(ctx, Options{Devices: []string{l.Dev}, Measure: time.Hour})
 	if !errors.Is(err, ErrInterrupted) || !h.Interrupted || h.Volumes[0].Dirty == nil || h.Measured > 30 {
 		t.Errorf("%v, %+v", err, h)

@@ -35,7 +35,8 @@ type gauge struct {
 	v       *Volume
 	t       *cbt.Tracker
 	why     string
-	before  int64
+	begin   time.Time
+	before  int64 // written, at begin
 	points  curve
 	written int64
 }
@@ -65,13 +66,13 @@ func (h *Host) measure(ctx context.Context, o Options) (err error) {
 	}
 	begin := time.Now()
 	for _, g := range all {
-		g.before = written(g.v.stat)
+		g.start()
 	}
-	interrupted := watch(ctx, all, begin, o.Measure)
+	interrupted := watch(ctx, all, o.Measure)
 	took := time.Since(begin)
 	h.Measured = took.Seconds()
 	for _, g := range all {
-		g.finish(took)
+		g.finish()
 	}
 	if interrupted {
 		h.Interrupted = true
@@ -101,8 +102,29 @@ func newGauge(v *Volume, i int, dir, why string, o Options) *gauge {
 	return g
 }
 
+// start forgets what changed while the trackers of other volumes were attached, which may take seconds.
+func (g *gauge) start() {
+	if g.t != nil {
+		if _, err := g.take(); err != nil {
+			g.why = clean(err.Error())
+		}
+	}
+	g.begin, g.before = time.Now(), written(g.v.stat)
+}
+
+// take returns how many bytes changed since the last take. It is called after an interruption too, hence without a context from outside.
+func (g *gauge) take() (int64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	epoch, set, err := g.t.Take(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return set.Bytes(), g.t.Retire(epoch)
+}
+
 // watch notes how the changed bytes grow; many small steps, because the first seconds tell about short passes. It tells whether ctx ended it.
-func watch(ctx context.Context, all []*gauge, begin time.Time, d time.Duration) bool {
+func watch(ctx context.Context, all []*gauge, d time.Duration) bool {
 	tick := time.NewTicker(max(d/120, 100*time.Millisecond))
 	defer tick.Stop()
 	end := time.NewTimer(d)
@@ -116,27 +138,26 @@ func watch(ctx context.Context, all []*gauge, begin time.Time, d time.Duration) 
 		case <-tick.C:
 			for _, g := range all {
 				if g.t != nil {
-					g.points = append(g.points, point{time.Since(begin).Seconds(), float64(g.t.Pending())})
+					g.points = append(g.points, point{time.Since(g.begin).Seconds(), float64(g.t.Pending())})
 				}
 			}
 		}
 	}
 }
 
-// finish turns what was counted into a rate. It is asked for after an interruption too, hence without a context.
-func (g *gauge) finish(took time.Duration) {
+// finish turns what was counted into a rate.
+func (g *gauge) finish() {
 	g.written = written(g.v.stat) - g.before
 	d := &Dirty{Method: "stat", Bytes: g.written, Written: g.written, Why: g.why}
 	if g.t != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		_, set, err := g.t.Take(ctx)
+		changed, err := g.take()
 		if err != nil {
 			d.Why = clean(err.Error())
 		} else {
-			d.Method, d.Bytes, d.curve = cbt.MethodEBPF, set.Bytes(), g.points
+			d.Method, d.Bytes, d.curve = cbt.MethodEBPF, changed, g.points
 		}
 	}
+	took := time.Since(g.begin)
 	d.Rate = float64(d.Bytes) / max(took.Seconds(), 0.001)
 	d.curve = d.curve.end(took.Seconds(), float64(d.Bytes))
 	g.v.Dirty = d
