@@ -130,7 +130,7 @@ func serve(ctx context.Context, o Options, p place, r role) error {
 	if err != nil {
 		return err
 	}
-	web, err := listenMetrics(o.Role, p.metrics, r)
+	web, err := listenMetrics(o, p.metrics, r)
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
@@ -177,7 +177,7 @@ type web struct {
 	ln net.Listener
 }
 
-func listenMetrics(name string, m config.Metrics, r role) (*web, error) {
+func listenMetrics(o Options, m config.Metrics, r role) (*web, error) {
 	if m.Listen == "off" {
 		return nil, nil
 	}
@@ -186,7 +186,7 @@ func listenMetrics(name string, m config.Metrics, r role) (*web, error) {
 		return nil, fmt.Errorf("metrics: %w; metrics.listen names another address, or off", err)
 	}
 	w := &web{ln: ln}
-	w.Handler = metrics.Handler(name, version.String(), r.Status, r.totals())
+	w.Handler = metrics.Handler(o.Role, version.String(), r.Status, append(r.totals(), Health(o.Role, o.Config)...))
 	w.ReadTimeout, w.WriteTimeout = 10*time.Second, 30*time.Second
 	return w, nil
 }

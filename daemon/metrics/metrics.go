@@ -51,6 +51,8 @@ var flows = []metric{
 	{"mover_flow_dirty_bytes_per_second", "Rate at which bytes become dirty.", gauge, only("source", func(s *mover.Status) float64 { return s.DirtyRate })},
 	{"mover_flow_lag_seconds", "Age of the oldest change that the target lacks; 0 if none.", gauge, only("source", func(s *mover.Status) float64 { return s.Lag })},
 	{"mover_flow_cutover_estimate_seconds", "Estimated pause of the writers if a cutover began now.", gauge, only("source", func(s *mover.Status) float64 { return s.Estimate })},
+	{"mover_flow_rate_bytes_per_second", "Logical bytes acked per second, over the last seconds.", gauge, only("source", func(s *mover.Status) float64 { return s.Rate })},
+	{"mover_flow_wire_bytes_per_second", "Bytes per second on the wire, over the last seconds.", gauge, only("source", func(s *mover.Status) float64 { return s.WireRate })},
 	{"mover_flow_connections", "Connections of the flow's link.", gauge, of(func(s *mover.Status) int { return s.Conns })},
 	{"mover_flow_rtt_seconds", "Round trip to the other end.", gauge, of(func(s *mover.Status) float64 { return s.RTT })},
 	{"mover_flow_unreadable_extents", "Extents of the volume that were skipped on the operator's word.", gauge, only("source", func(s *mover.Status) float64 { return float64(len(s.Unreadable)) })},
@@ -88,6 +90,7 @@ var flows = []metric{
 type Total struct {
 	Name, Help string
 	Gauge      bool
+	Labels     map[string]string // fixed ones; several of one name tell different values of the same labels
 	Value      func() float64
 }
 
@@ -165,9 +168,9 @@ func Handler(role, version string, status func() []mover.Status, totals []Total)
 	reg.MustRegister(info, New(status), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, t := range totals {
 		if t.Gauge {
-			reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: t.Name, Help: t.Help}, t.Value))
+			reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: t.Name, Help: t.Help, ConstLabels: t.Labels}, t.Value))
 		} else {
-			reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: t.Name, Help: t.Help}, t.Value))
+			reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: t.Name, Help: t.Help, ConstLabels: t.Labels}, t.Value))
 		}
 	}
 	mux := http.NewServeMux()

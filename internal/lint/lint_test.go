@@ -18,9 +18,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/moverd/mover/daemon"
-	"github.com/moverd/mover/daemon/metrics"
 )
 
 const module = "github.com/moverd/mover"
@@ -267,10 +264,7 @@ func TestErrorTexts(t *testing.T) {
 func TestMetricsAreDocumented(t *testing.T) {
 	doc := read(t, "docs/operations.md")
 	listed := regexp.MustCompile(`\x60(mover_[a-z_]+)\x60`).FindAllStringSubmatch(doc, -1)
-	names := metrics.Names()
-	for _, total := range daemon.Totals(nil) {
-		names = append(names, total.Name)
-	}
+	names := exported()
 	for _, name := range names {
 		if !strings.Contains(doc, "`"+name+"`") {
 			t.Errorf("docs/operations.md does not list %s", name)
