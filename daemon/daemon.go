@@ -91,12 +91,17 @@ func Run(ctx context.Context, o Options) error {
 		runtime.GOMAXPROCS(runtime.NumCPU() + blocked)
 	}
 
-	r, err := open(ctx, o)
+	a, err := openTrail(&o, p)
 	if err != nil {
 		return err
 	}
-	err = serve(ctx, o, p, r)
-	return errors.Join(err, r.close())
+	if a.role, err = open(ctx, o); err != nil {
+		return errors.Join(err, a.trail.Close())
+	}
+	a.begin(o)
+	err = errors.Join(serve(ctx, o, p, a), a.close())
+	a.end(err)
+	return err
 }
 
 // blocked is how many of the runtime's processors may be held by short reads and writes of disks without the cores going idle: the

@@ -6,13 +6,15 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/moverd/mover/internal/audit"
 	"github.com/moverd/mover/internal/logbuf"
 )
 
 // Log is the daemon's log. It never waits for its reader, who may be stuck on a filesystem that is frozen.
 type Log struct {
 	*slog.Logger
-	buf *logbuf.Handler
+	buf   *logbuf.Handler
+	trail *audit.Trail // held with the log; may be nil
 }
 
 // NewLog makes a log of text lines at out.
@@ -34,8 +36,16 @@ func (l *Log) quiet() func(bool) {
 		switch {
 		case on && !held:
 			l.buf.Hold()
+			if l.trail != nil {
+				l.trail.Hold()
+			}
 		case !on && held:
 			l.buf.Release()
+			if l.trail != nil {
+				if err := l.trail.Release(); err != nil {
+					l.Error("the audit trail cannot be written; records wait in memory", "error", err)
+				}
+			}
 		}
 		held = on
 	}

@@ -40,6 +40,7 @@ type Source struct {
 	Limits      Limits       `yaml:"limits"`
 	Compression string       `yaml:"compression"`
 	Tracking    Tracking     `yaml:"tracking"`
+	Audit       Audit        `yaml:"audit"`
 	Flows       []SourceFlow `yaml:"flows"`
 }
 
@@ -101,6 +102,7 @@ type Gateway struct {
 	Memory   Size          `yaml:"memory"`    // of the whole process
 	LogLimit Size          `yaml:"log-limit"` // redo log of one flow; a larger pass is applied directly
 	Dedup    Dedup         `yaml:"dedup"`
+	Audit    Audit         `yaml:"audit"`
 	Flows    []GatewayFlow `yaml:"flows"`
 }
 
@@ -165,6 +167,7 @@ func (s *Source) defaults() {
 		LogLevel:    "info",
 		Gateway:     Dial{Connections: 4},
 		Limits:      Limits{Memory: 256 << 20, QueueDepth: 16, IOPriority: "idle"},
+		Audit:       Audit{Keep: keepAudit},
 		Compression: "auto",
 		Tracking:    Tracking{Method: "auto", Memory: 64 << 20, PinDir: "/sys/fs/bpf/mover"},
 	}
@@ -182,6 +185,7 @@ func (g *Gateway) defaults() {
 		Metrics:  Metrics{Listen: "127.0.0.1:9466"},
 		LogLevel: "info",
 		Memory:   512 << 20,
+		Audit:    Audit{Keep: keepAudit},
 		LogLimit: 4 << 30,
 		Dedup:    Dedup{Memory: 64 << 20},
 	}

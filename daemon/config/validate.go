@@ -66,6 +66,7 @@ func (v *validator) config(c *Config) {
 
 func (v *validator) source(s *Source) {
 	v.metrics("source.metrics", s.Metrics)
+	v.audit("source.audit", s.Audit)
 	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
 	v.dial("source.gateway", s.Gateway)
 	v.limits("source.limits", s.Limits)
@@ -141,6 +142,7 @@ func (v *validator) cutover(key string, c Cutover) {
 func (v *validator) gateway(g *Gateway) {
 	v.address("gateway.listen", g.Listen, ":9465")
 	v.metrics("gateway.metrics", g.Metrics)
+	v.audit("gateway.audit", g.Audit)
 	v.among("gateway.log-level", g.LogLevel, "debug", "info", "warn", "error")
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)

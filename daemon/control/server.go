@@ -44,7 +44,8 @@ func NewServer(ctx context.Context, svc Service, log *slog.Logger) *Server {
 	for _, verb := range Verbs {
 		mux.HandleFunc("POST /v1/"+verb, func(w http.ResponseWriter, r *http.Request) { s.verb(ctx, verb, w, r) })
 	}
-	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: withPeer}
 	return s
 }
 
@@ -94,7 +95,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peer(c); err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
+		if cred, err := peer(c); err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid()) {
 			return c, nil
 		}
 		c.Close()
@@ -106,21 +107,42 @@ func (l *listener) Close() error {
 	return l.UnixListener.Close()
 }
 
-// peer is the user on the other side.
-func peer(c *net.UnixConn) (uint32, error) {
+type peerKey struct{}
+
+// Peer names the process that asked for the verb that runs in ctx, as uid:N/pid:N; empty: nobody did.
+func Peer(ctx context.Context) string {
+	name, _ := ctx.Value(peerKey{}).(string)
+	return name
+}
+
+// withPeer remembers who is on the other side of c.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	cred, err := peer(u)
+	if err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, fmt.Sprintf("uid:%d/pid:%d", cred.Uid, cred.Pid))
+}
+
+// peer is the process on the other side, as it was when it connected.
+func peer(c *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var cerr error
 	if err := raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if cerr != nil {
-		return 0, cerr
+		return nil, cerr
 	}
-	return cred.Uid, nil
+	return cred, nil
 }
 
 // Serve answers until Close.
@@ -162,7 +184,7 @@ func (s *Server) verb(base context.Context, verb string, w http.ResponseWriter, 
 	io.Copy(io.Discard, r.Body) // so that the server watches for a hang-up
 
 	// The verb lives in a context of its own: a client that hangs up ends it only until the freeze.
-	ctx, cancel := context.WithCancelCause(base)
+	ctx, cancel := context.WithCancelCause(context.WithValue(base, peerKey{}, Peer(r.Context())))
 	defer cancel(nil)
 	out := &stream{w: w, gone: func() { cancel(errHangUp) }}
 	stop := context.AfterFunc(r.Context(), out.hangUp)

@@ -99,7 +99,6 @@ func (t *Trail) open() (err error) {
 		}
 	}
 	t.ready = true
-	t.unspill()
 	return nil
 }
 
@@ -193,32 +192,34 @@ func (t *Trail) prune() error {
 	return nil
 }
 
-// spill keeps what is on hold; mu is held.
-func (t *Trail) spill() error {
+// spill keeps a record that is on hold where no freeze reaches. A kill behind the flush writes it twice rather than never. mu is held.
+func (t *Trail) spill(r Record) {
 	if t.cfg.Spill == "" {
-		return fmt.Errorf("audit: %d records are lost: the filesystem below %s is frozen or full", len(t.pending), t.cfg.Dir)
+		return
 	}
-	b, err := json.Marshal(t.pending)
+	f, err := os.OpenFile(t.cfg.Spill, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return // memory still has it
 	}
-	return writeSynced(t.cfg.Spill, b)
+	t.spilt = json.NewEncoder(f).Encode(r) == nil || t.spilt
+	f.Close()
 }
 
-// unspill takes in what an earlier process had on hold, before what this one has.
+// unspill takes in what an earlier process had on hold.
 func (t *Trail) unspill() {
-	if t.cfg.Spill == "" {
-		return
-	}
-	raw, err := os.ReadFile(t.cfg.Spill)
+	f, err := os.Open(t.cfg.Spill)
 	if err != nil {
 		return
 	}
-	var old []Record
-	if json.Unmarshal(raw, &old) == nil {
-		t.pending = append(old, t.pending...)
+	defer f.Close()
+	for in := json.NewDecoder(f); len(t.pending) < pendingLimit; {
+		var r Record
+		if in.Decode(&r) != nil {
+			return
+		}
+		t.pending = append(t.pending, r)
+		t.spilt = true
 	}
-	os.Remove(t.cfg.Spill)
 }
 
 func writeSynced(path string, b []byte) error {

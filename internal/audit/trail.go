@@ -23,7 +23,7 @@ const pendingLimit = 4096
 type Config struct {
 	Dir   string           // made when missing, mode 0700
 	Keep  time.Duration    // at least MinKeep; 0: MinKeep
-	Spill string           // file on a tmpfs for records that are still on hold at Close; empty: they are lost then
+	Spill string           // file on a tmpfs for what is on hold, so that a kill does not lose it; may be empty
 	Now   func() time.Time // nil: time.Now
 }
 
@@ -41,7 +41,8 @@ type Trail struct {
 	last    string // its digest
 	held    int
 	pending []Record
-	lost    int // records that did not fit into pending
+	lost    int  // records that did not fit into pending
+	spilt   bool // Config.Spill holds records
 	closed  bool
 }
 
@@ -56,7 +57,9 @@ func New(cfg Config) (*Trail, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Trail{cfg: cfg, last: none}, nil
+	t := &Trail{cfg: cfg, last: none}
+	t.unspill()
+	return t, nil
 }
 
 // Hold keeps records in memory until Release; holds nest. It returns when nothing is being written any more.
@@ -115,6 +118,9 @@ func (t *Trail) push(r Record) {
 		return
 	}
 	t.pending = append(t.pending, r)
+	if t.held > 0 {
+		t.spill(r)
+	}
 }
 
 // flush writes all that is pending, in order. mu is held.
@@ -138,6 +144,10 @@ func (t *Trail) flush() error {
 			return err
 		}
 		t.lost = 0
+	}
+	if t.spilt {
+		os.Remove(t.cfg.Spill)
+		t.spilt = false
 	}
 	return nil
 }
@@ -215,7 +225,7 @@ func (t *Trail) Head() (uint64, string) {
 	return t.seq, t.last
 }
 
-// Close writes what is left. What is still on hold goes to Config.Spill, and into the trail at the next start.
+// Close writes what is left. What is still on hold stays in Config.Spill and comes into the trail at the next start.
 func (t *Trail) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -224,8 +234,8 @@ func (t *Trail) Close() error {
 	}
 	err := t.flush()
 	t.closed = true
-	if len(t.pending) > 0 {
-		err = errors.Join(err, t.spill())
+	if n := len(t.pending); n > 0 && !t.spilt {
+		err = errors.Join(err, fmt.Errorf("audit: %d records are lost: the filesystem below %s is frozen or full", n, t.cfg.Dir))
 	}
 	if t.file != nil {
 		err = errors.Join(err, t.file.Close())

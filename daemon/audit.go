@@ -1,0 +1,264 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/internal/audit"
+	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/internal/version"
+	"github.com/moverd/mover/mover"
+)
+
+// audited is a role whose verbs and states go into the trail.
+type audited struct {
+	role
+	trail *audit.Trail
+	log   *slog.Logger
+
+	mu     sync.Mutex      // guards all below
+	parked map[string]bool // flows that an earlier process left frozen: each has a hold of its own
+	shots  attempts
+}
+
+// openTrail makes the trail before anything that is to be recorded. While a flow is frozen it touches no disk: the state may lie there.
+func openTrail(o *Options, p place) (*audited, error) {
+	t, err := audit.New(audit.Config{Dir: filepath.Join(p.state, "audit"), Keep: keepOf(*o), Spill: filepath.Join(p.run, o.Role+".audit")})
+	if err != nil {
+		return nil, err
+	}
+	a := &audited{trail: t, log: o.Log.Logger, parked: map[string]bool{}}
+	if o.Role == Source {
+		for _, f := range o.Config.Source.Flows {
+			if r, err := recorded(p.run, f.Name); err == nil && r != nil && r.Left == "frozen" {
+				a.parked[f.Name] = true
+				t.Hold()
+			}
+		}
+	}
+	o.Log = &Log{Logger: slog.New(&tee{Handler: o.Log.Handler(), to: a}), buf: o.Log.buf, trail: t}
+	return a, nil
+}
+
+func keepOf(o Options) time.Duration {
+	if o.Role == Source {
+		return time.Duration(o.Config.Source.Audit.Keep)
+	}
+	return time.Duration(o.Config.Gateway.Audit.Keep)
+}
+
+// begin and end are the daemon's own records.
+func (a *audited) begin(o Options) {
+	details := map[string]any{"role": o.Role, "version": version.String(), "pid": os.Getpid()}
+	if raw, err := os.ReadFile(o.File); err == nil {
+		details["config_digest"] = digest.Sum(raw).String()
+	}
+	a.note(audit.Record{Event: "daemon.start", Details: details})
+	seq, last := a.trail.Head()
+	a.log.Info("audit trail", "seq", seq, "digest", last)
+}
+
+func (a *audited) end(why error) {
+	details := map[string]any{"version": version.String()}
+	if why != nil {
+		details["error"] = why.Error()
+	}
+	a.note(audit.Record{Event: "daemon.stop", Details: details})
+	if err := a.trail.Close(); err != nil {
+		a.log.Error("the audit trail cannot be written", "error", err)
+	}
+}
+
+// note records what has happened already: a disk that is full is told loudly, and stops nothing.
+func (a *audited) note(r audit.Record) {
+	if err := a.trail.Append(r); err != nil {
+		a.log.Error("the audit trail cannot be written; records wait in memory, cutover, claim and rollback are refused", "error", err)
+	}
+}
+
+// Do records the verb and its outcome. What changes who writes the target is not begun without a record.
+func (a *audited) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
+	actor := control.Peer(ctx)
+	asked := audit.Record{Actor: actor, Event: verb + ".begin", Flow: r.Flow, Details: map[string]any{}}
+	for name, on := range map[string]bool{"rehearse": r.Rehearse, "all": r.All, "overwrite": r.Overwrite, "drop": r.Drop} {
+		if on {
+			asked.Details[name] = true
+		}
+	}
+	switch verb {
+	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw: // harmless, or must not be held up
+		a.note(asked)
+	default:
+		if err := a.trail.Require(asked); err != nil {
+			return control.Result{}, err
+		}
+	}
+	result, err := a.role.Do(ctx, verb, r, progress)
+	if err == nil && (verb == control.Thaw || verb == control.Rollback) {
+		a.unpark(r.Flow)
+	}
+	a.note(audit.Record{Actor: actor, Event: verb + ".end", Flow: r.Flow, Details: outcome(result, err)})
+	return result, err
+}
+
+func outcome(result control.Result, err error) map[string]any {
+	d := map[string]any{"ok": err == nil}
+	if err != nil {
+		d["error"] = err.Error()
+	}
+	if r := result.Report; r != nil {
+		d["source_root"], d["target_root"], d["pause_seconds"], d["left"] = r.SourceRoot, r.TargetRoot, r.Pause, r.Left
+		d["generation"], d["epoch"], d["consistency"] = r.Generation, r.Epoch, r.Consistency
+	}
+	return d
+}
+
+func (a *audited) unpark(flow string) {
+	a.mu.Lock()
+	held := a.parked[flow]
+	delete(a.parked, flow)
+	a.mu.Unlock()
+	if held {
+		if err := a.trail.Release(); err != nil {
+			a.log.Error("the audit trail cannot be written; records wait in memory", "error", err)
+		}
+	}
+}
+
+// run watches the states of flows beside the role.
+func (a *audited) run(ctx context.Context) error {
+	stop := make(chan struct{})
+	var beside sync.WaitGroup
+	beside.Go(func() { a.watch(stop) })
+	err := a.role.run(ctx)
+	close(stop)
+	beside.Wait()
+	return err
+}
+
+// watchEvery is how often states are looked at; a state that comes and goes in between leaves no record.
+const watchEvery = time.Second
+
+func (a *audited) watch(stop <-chan struct{}) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	seen := map[string]mover.Status{}
+	for {
+		for _, s := range a.role.Status() {
+			for _, r := range changes(seen[s.Flow], s) {
+				a.note(r)
+			}
+			seen[s.Flow] = s
+		}
+		if r, told := a.shots.due(time.Now(), false); told {
+			a.note(r)
+		}
+		select {
+		case <-tick.C:
+		case <-stop:
+			if r, told := a.shots.due(time.Now(), true); told {
+				a.note(r)
+			}
+			return
+		}
+	}
+}
+
+// changes are the records of what became of a flow between two looks.
+func changes(old, s mover.Status) (out []audit.Record) {
+	say := func(event string, d map[string]any) {
+		out = append(out, audit.Record{Event: event, Flow: s.Flow, Details: d})
+	}
+	if s.Phase != old.Phase && s.Phase == "released" {
+		say("flow.released", map[string]any{"epoch": s.PointEpoch})
+	}
+	if s.Gap != "" && (s.Gap != old.Gap || s.Rescans > old.Rescans) {
+		say("flow.gap", map[string]any{"why": s.Gap, "rescans": s.Rescans})
+	}
+	if s.State != old.State && (s.State == mover.Stopped || s.State == mover.Frozen || s.State == mover.Done) {
+		say("flow."+string(s.State), map[string]any{"why": s.Reason})
+	}
+	if s.Conns > 0 && old.Conns == 0 {
+		say("link.up", map[string]any{"role": s.Role, "connections": s.Conns})
+	}
+	if s.Conns == 0 && old.Conns > 0 {
+		say("link.down", map[string]any{"role": s.Role})
+	}
+	return out
+}
+
+// tee hands what the gateway logs about peers to the trail; all else passes through.
+type tee struct {
+	slog.Handler
+	to *audited
+}
+
+func (t *tee) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelInfo || t.Handler.Enabled(ctx, l)
+}
+func (t *tee) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &tee{t.Handler.WithAttrs(attrs), t.to}
+}
+func (t *tee) WithGroup(name string) slog.Handler { return &tee{t.Handler.WithGroup(name), t.to} }
+
+func (t *tee) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "connection refused" || r.Message == "too many connections; one was closed" {
+		d := map[string]any{}
+		r.Attrs(func(a slog.Attr) bool { d[a.Key] = a.Value.String(); return true })
+		if rec, now := t.to.shots.add(r.Time, d); now {
+			t.to.note(rec)
+		}
+	}
+	if !t.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return t.Handler.Handle(ctx, r)
+}
+
+// attempts lets the first refused ones of each minute through and counts the others, so that a flood cannot fill the disk.
+type attempts struct {
+	mu     sync.Mutex // guards all below
+	minute time.Time
+	told   int
+	more   int
+}
+
+// toldPerMinute refused attempts have a record of their own.
+const toldPerMinute = 10
+
+func (s *attempts) add(at time.Time, d map[string]any) (audit.Record, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told >= toldPerMinute {
+		s.more++
+		return audit.Record{}, false
+	}
+	if s.told == 0 {
+		s.minute = at
+	}
+	s.told++
+	for k, v := range d {
+		if text, ok := v.(string); ok && len(text) > 512 {
+			d[k] = text[:512]
+		}
+	}
+	return audit.Record{Time: at, Event: "link.refused", Details: d}, true
+}
+
+// due ends a minute; the record counts what was not told in it.
+func (s *attempts) due(now time.Time, last bool) (r audit.Record, told bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told == 0 || !last && now.Sub(s.minute) < time.Minute {
+		return r, false
+	}
+	r = audit.Record{Event: "link.refused.more", Details: map[string]any{"attempts": s.more, "since": s.minute.UTC().Format(time.RFC3339)}}
+	told = s.more > 0
+	s.told, s.more = 0, 0
+	return r, told
+}
