@@ -108,7 +108,9 @@ func (f *flow) finishPass(fin *finishing) error {
 	f.log.Info("recovery point", "epoch", p.Epoch, "kind", p.Kind.String(), "mode", p.mode().String(), "consistency", p.commit.Consistency.String(),
 		"seconds", time.Since(p.began).Seconds())
 	// Before the log goes: a point that a crash prevents is taken when the log is applied again.
-	f.keepPoint(p)
+	if err := f.keepPoint(p); err != nil {
+		return err
+	}
 	return p.redo.Discard()
 }
 

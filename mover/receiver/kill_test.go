@@ -30,6 +30,22 @@ const childEnv = "RECEIVER_TEST_CHILD"
 type childConfig struct {
 	State, Certs, Target string
 	LogLimit             int64
+	KillAtPoint          string // while this file exists, the gateway dies between a point's copy and its record
+}
+
+// mortal dies right after a point was taken.
+type mortal struct {
+	blockdev.Points
+	while string
+}
+
+func (m mortal) Take(ctx context.Context, name string) error {
+	err := m.Points.Take(ctx, name)
+	if _, serr := os.Stat(m.while); serr == nil && err == nil {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	}
+	return err
 }
 
 func childMain() int {
@@ -43,8 +59,17 @@ func childMain() int {
 		fmt.Println("error", err)
 		return 1
 	}
+	flow := FlowConfig{Tenant: "acme", Host: "db1", Name: "root", Target: cc.Target}
+	var open func(method, target, owner, flow string) (blockdev.Points, error)
+	if cc.KillAtPoint != "" {
+		flow.Points = PointsConfig{Method: "reflink", Keep: mover.Keep{Last: 9}}
+		open = func(method, target, owner, flow string) (blockdev.Points, error) {
+			p, err := openPoints(method, target, owner, flow)
+			return mortal{p, cc.KillAtPoint}, err
+		}
+	}
 	s, err := New(Config{StateDir: cc.State, TLS: server, LogLimit: cc.LogLimit, IndexMemory: 8 << 20, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Flows: []FlowConfig{{Tenant: "acme", Host: "db1", Name: "root", Target: cc.Target}}, OpenTarget: openDisk, Inspect: inspectDisk})
+		Flows: []FlowConfig{flow}, OpenPoints: open, OpenTarget: openDisk, Inspect: inspectDisk})
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
@@ -91,7 +116,7 @@ func newChild(t *testing.T, logLimit int64) *child {
 	tmp, err := os.MkdirTemp("/dev/shm", "receiver-kill")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(tmp) })
-	c := &child{r: &rig{t: t, dir: dir}, cc: childConfig{filepath.Join(tmp, "state"), dir, filepath.Join(tmp, "target.img"), logLimit}, logs: new(bytes.Buffer)}
+	c := &child{r: &rig{t: t, dir: dir}, cc: childConfig{filepath.Join(tmp, "state"), dir, filepath.Join(tmp, "target.img"), logLimit, ""}, logs: new(bytes.Buffer)}
 	c.start()
 	t.Cleanup(func() {
 		c.kill()

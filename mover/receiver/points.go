@@ -52,20 +52,20 @@ func (f *flow) ownPoints() error {
 }
 
 // keepPoint keeps the target as the commit of p has left it. Nothing else happens to the flow meanwhile. An error costs the point,
-// never the flow.
-func (f *flow) keepPoint(p *pass) {
+// never the flow; only a gateway that stops ends in one.
+func (f *flow) keepPoint(p *pass) error {
 	least := mover.Crash
 	if f.cfg.Points.Fuzzy {
 		least = mover.Fuzzy
 	}
 	if p.commit.Consistency < least {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(f.s.ctx, orElse(f.cfg.Points.Limit, 30*time.Second))
 	defer cancel()
 	err := f.takePoint(ctx, p)
 	if f.s.ctx.Err() != nil {
-		return // the next start applies the log again and takes the point then
+		return f.s.ctx.Err() // the next start applies the log again and takes the point then
 	}
 	text := ""
 	if err != nil {
@@ -79,6 +79,7 @@ func (f *flow) keepPoint(p *pass) {
 	if err := f.prunePoints(ctx); err != nil {
 		f.log.Warn("old recovery points could not be removed", "error", err)
 	}
+	return nil
 }
 
 func (f *flow) takePoint(ctx context.Context, p *pass) error {

@@ -15,9 +15,11 @@ import (
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/disk"
 	"github.com/moverd/mover/blockdev/points"
+	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/wire"
 )
 
 const testFlow = "acme/db1/root"
@@ -233,4 +235,46 @@ func TestPointRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
+}
+
+// TestPointKill: kill -9 between a point's copy and its record, and a start. The copy without a record is gone, the log is applied again,
+// the point is there, and holds what was committed.
+func TestPointKill(t *testing.T) {
+	l := looptest.New(t, 400<<20, looptest.Options{})
+	looptest.Mkfs(t, l.Dev, "xfs", "-m", "reflink=1")
+	dir := looptest.Mount(t, l.Dev)
+	c := newChild(t, 64<<20)
+	c.kill()
+	flag := filepath.Join(dir, "kill")
+	c.cc.Target, c.cc.KillAtPoint, c.cc.State = filepath.Join(dir, "target.img"), flag, filepath.Join(dir, "state")
+	c.start()
+	t.Cleanup(c.kill) // before the unmount
+	s := randomSrc(64*leafSize, 1)
+	for i := range uint64(4) {
+		must(t, os.WriteFile(flag, nil, 0o600))
+		kind := mover.Delta
+		if i == 0 {
+			kind = mover.Full
+		}
+		fill(s.b[:9*leafSize], i+2)
+		cl := c.r.mustDial("root")
+		_, _ = cl.run(s, s.newPass(kind, s.whole(16)...))
+		_ = c.cmd.Wait() // killed by itself
+		cut, err := filepath.Glob(c.cc.Target + ".points/*")
+		must(t, err)
+		must(t, os.Remove(flag))
+		c.kill()
+		c.start()
+		cl = c.r.mustDial("root")
+		must(t, cl.ask(wire.TypeLeaves, &wire.Leaves{First: 0, Digests: chunker.Digests(s.b[:leafSize], nil)}, new(wire.Differ))) // after the log
+		s.ep = cl.welcome.State.Epoch
+		now, err := filepath.Glob(c.cc.Target + ".points/*")
+		must(t, err)
+		if len(cut) != int(i)+1 || len(now) != int(i)+1 {
+			t.Fatalf("round %d: %d copies when it died, %d after the start", i, len(cut), len(now))
+		}
+		if !slices.ContainsFunc(now, func(p string) bool { b, _ := os.ReadFile(p); return bytes.Equal(b, s.b) }) {
+			t.Fatalf("round %d: no point holds what was committed", i)
+		}
+	}
 }
