@@ -83,11 +83,19 @@ func (a *audited) note(r audit.Record) {
 
 // Do records the verb and its outcome. What changes who writes the target is not begun without a record.
 func (a *audited) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
+	if verb == control.Points && r.Change == "" {
+		return a.role.Do(ctx, verb, r, progress) // a look
+	}
 	actor := control.Peer(ctx)
 	asked := audit.Record{Actor: actor, Event: verb + ".begin", Flow: r.Flow, Details: map[string]any{}}
 	for name, on := range map[string]bool{"rehearse": r.Rehearse, "all": r.All, "overwrite": r.Overwrite, "drop": r.Drop} {
 		if on {
 			asked.Details[name] = true
+		}
+	}
+	for name, v := range map[string]string{"point": r.Point, "change": r.Change, "to": r.To} {
+		if v != "" {
+			asked.Details[name] = v
 		}
 	}
 	switch verb {
