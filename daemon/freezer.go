@@ -19,19 +19,29 @@ import (
 	"github.com/moverd/mover/internal/sentinel"
 )
 
-// freezer looks at each freeze which filesystems are mounted on the volume then: what was mounted since the start counts too. Around the
-// filesystems it runs the operator's hooks.
+// freezer looks at each freeze which filesystems are mounted on its volumes then: what was mounted since the start counts too. Around the
+// filesystems it runs the operator's hooks. However many volumes it has, one freeze stops their writers: one guardian, one deadline, one record.
 type freezer struct {
-	v    *disk.Volume
-	flow config.SourceFlow
-	run  string
-	log  *slog.Logger
+	o   freezerOptions
+	log *slog.Logger
+
+	leaving sync.Mutex // one leave at a time; taken before mu
 
 	mu    sync.Mutex      // guards all below
 	fs    *freeze.Freezer // of the last freeze; before the first, what an earlier process left frozen
-	hook  *freeze.Hook    // nil when the flow has none
+	hook  *freeze.Hook    // nil when there is none
 	mine  bool            // this process has frozen since its start
 	stays bool            // what the stop hook stopped stays so when the filesystems are thawed
+	left  string          // what leave has made of the source and not taken back
+}
+
+// freezerOptions say whose writers are stopped. All but Cutover's hooks is needed.
+type freezerOptions struct {
+	Name    string                         // of the flow or the group: of the records in Run, and for people
+	Volumes func() ([]*disk.Volume, error) // asked at each look, since a flow may open its volume anew; an error refuses the freeze
+	Cutover config.Cutover                 // its hooks
+	Run     string                         // folder of the records
+	Log     *slog.Logger
 }
 
 // holder is what the freezers of blockdev/freeze can do beyond the contract.
@@ -41,21 +51,29 @@ type holder interface {
 	Thawed() <-chan struct{}
 }
 
+// newFreezer makes the freezer of one flow.
 func newFreezer(v *disk.Volume, flow config.SourceFlow, run string, log *slog.Logger) *freezer {
-	f := &freezer{v: v, flow: flow, run: run, log: log}
+	return newGroupFreezer(freezerOptions{Name: flow.Name, Cutover: flow.Cutover, Run: run, Log: log,
+		Volumes: func() ([]*disk.Volume, error) { return []*disk.Volume{v}, nil }})
+}
+
+// newGroupFreezer makes a freezer of several volumes at one moment. Its name must differ from those of all flows, which have records of
+// their own.
+func newGroupFreezer(o freezerOptions) *freezer {
+	f := &freezer{o: o, log: o.Log}
 	f.fs = freeze.New(nil, f.options())
-	if c := flow.Cutover; len(c.StopHook) > 0 {
+	if c := o.Cutover; len(c.StopHook) > 0 {
 		f.hook = freeze.NewHook(c.StopHook, c.StartHook, f.hookOptions())
 	}
 	return f
 }
 
 func (f *freezer) options() freeze.Options {
-	return freeze.Options{RunDir: f.run, Name: f.flow.Name, Log: f.log}
+	return freeze.Options{RunDir: f.o.Run, Name: f.o.Name, Log: f.log}
 }
 
 func (f *freezer) hookOptions() freeze.HookOptions {
-	return freeze.HookOptions{Flow: f.flow.Name, RunDir: f.run, Log: f.log}
+	return freeze.HookOptions{Flow: f.o.Name, RunDir: f.o.Run, Log: f.log}
 }
 
 // current is the freezer of the last freeze.
@@ -70,7 +88,11 @@ func (f *freezer) current() holder {
 
 // dirs lists what has to be frozen now, the uppermost first.
 func (f *freezer) dirs() ([]string, error) {
-	mounts, err := mountsOf(f.v)
+	vs, err := f.o.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountsOf(vs...)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +102,7 @@ func (f *freezer) dirs() ([]string, error) {
 		case m.ReadOnly:
 		case m.Dir == "":
 			return nil, fmt.Errorf("freeze %s: %s (%s) is mounted on it where nobody can reach it; unmount what hides it, or unmount it: %w",
-				f.flow.Name, m.Source, m.Type, sentinel.ErrRefused)
+				f.o.Name, m.Source, m.Type, sentinel.ErrRefused)
 		default:
 			out = append(out, m.Dir)
 		}
@@ -89,41 +111,61 @@ func (f *freezer) dirs() ([]string, error) {
 	return out, nil
 }
 
-// mountsOf lists the filesystems on a volume, also on one without a map to leaf disks.
-func mountsOf(v *disk.Volume) ([]disk.Mount, error) {
-	m := v.Map()
-	if m == nil && v.Device() == 0 {
-		return nil, nil // an image file
+// mountsOf lists the filesystems on volumes, each once, also those on volumes without a map to leaf disks.
+func mountsOf(vs ...*disk.Volume) ([]disk.Mount, error) {
+	var all extent.Map
+	for _, v := range vs {
+		m := v.Map()
+		if m == nil && v.Device() != 0 { // else an image file
+			m = extent.Map{{Off: 0, Len: v.Size(), Dev: v.Device(), DevOff: 0}}
+		}
+		all = append(all, m...)
 	}
-	if m == nil {
-		m = extent.Map{{Off: 0, Len: v.Size(), Dev: v.Device(), DevOff: 0}}
+	if len(all) == 0 {
+		return nil, nil
 	}
-	return disk.Mounts(m)
+	return disk.Mounts(all)
 }
 
+// check refuses what nothing here would stop, and warns of what the comparison will tell.
+func (f *freezer) check() error {
+	vs, err := f.o.Volumes()
+	if err != nil {
+		return err
+	}
+	for _, v := range vs {
+		if v.Device() == 0 && f.hook == nil {
+			// Who writes an image file through a loop device is not stopped by anything here.
+			if found, err := disk.Inspect(v.Path()); err != nil || len(found.Users) > 0 {
+				return errors.Join(err, fmt.Errorf("freeze %s: %s is in use, which nothing here stops: %v; name the loop device as the volume, or give a stop hook: %w",
+					f.o.Name, v.Path(), found.Users, sentinel.ErrRefused))
+			}
+		}
+		if m := v.Map(); m != nil {
+			swaps, err := disk.Swaps(m)
+			if err != nil {
+				return err
+			}
+			for _, a := range swaps {
+				f.log.Warn("active swap lies on the volume; no freeze stops it, and the comparison will tell if it was written",
+					"volume", v.Path(), "swap", a.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// Freeze freezes what lies on the volumes now.
 func (f *freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 	dirs, err := f.dirs()
 	if err != nil {
 		return err
 	}
-	if f.v.Device() == 0 && f.hook == nil {
-		// Who writes an image file through a loop device is not stopped by anything here.
-		if found, err := disk.Inspect(f.v.Path()); err != nil || len(found.Users) > 0 {
-			return errors.Join(err, fmt.Errorf("freeze %s: %s is in use, which nothing here stops: %v; name the loop device as the volume, or give a stop hook: %w",
-				f.flow.Name, f.v.Path(), found.Users, sentinel.ErrRefused))
-		}
-	}
-	if m := f.v.Map(); m != nil {
-		swaps, err := disk.Swaps(m)
-		if err != nil {
-			return err
-		}
-		for _, a := range swaps {
-			f.log.Warn("active swap lies on the volume; no freeze stops it, and the comparison will tell if it was written", "swap", a.Path)
-		}
+	if err := f.check(); err != nil {
+		return err
 	}
 	f.mu.Lock()
-	f.fs, f.mine, f.stays = freeze.New(dirs, f.options()), true, false
+	f.fs, f.mine, f.stays, f.left = freeze.New(dirs, f.options()), true, false, ""
 	f.mu.Unlock()
 	h := f.current()
 	if err := h.Freeze(ctx, deadline); err != nil {
@@ -132,7 +174,7 @@ func (f *freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 	// A filesystem that was mounted between the look and the freeze has not been frozen.
 	now, err := f.dirs()
 	if err == nil && !slices.Equal(now, dirs) {
-		err = fmt.Errorf("freeze %s: mounts changed from %v to %v meanwhile; try again: %w", f.flow.Name, dirs, now, sentinel.ErrRefused)
+		err = fmt.Errorf("freeze %s: mounts changed from %v to %v meanwhile; try again: %w", f.o.Name, dirs, now, sentinel.ErrRefused)
 	}
 	if err != nil {
 		return errors.Join(err, h.Thaw())
@@ -159,10 +201,10 @@ func (f *freezer) start() error {
 	if f.hook == nil {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(f.run, "stopped-"+f.flow.Name+".json")); err != nil {
+	if _, err := os.Stat(filepath.Join(f.o.Run, "stopped-"+f.o.Name+".json")); err != nil {
 		return nil
 	}
-	h := freeze.NewHook(nil, f.flow.Cutover.StartHook, f.hookOptions()) // its stop does nothing: it has been done
+	h := freeze.NewHook(nil, f.o.Cutover.StartHook, f.hookOptions()) // its stop does nothing: it has been done
 	if err := h.Freeze(context.Background(), time.Hour); err != nil {
 		return err
 	}
@@ -185,15 +227,27 @@ func (f *freezer) Names() []string {
 	return dirs
 }
 
-// leave does what a cutover was asked to leave the source as, while it is still frozen; a thaw follows. undo takes it back.
+// leave does what a cutover was asked to leave the source as, while it is still frozen; a thaw follows. undo takes it back. Either may be
+// called again, by each flow of a group.
 func (f *freezer) leave(_ context.Context, as string, undo bool) error {
+	f.leaving.Lock()
+	defer f.leaving.Unlock()
+	f.mu.Lock()
+	done := !undo && f.left == as
+	f.mu.Unlock()
+	if done {
+		return nil
+	}
 	if as == "read-only" {
 		if err := f.readOnly(undo); err != nil {
 			return err
 		}
 	}
 	f.mu.Lock()
-	f.stays = !undo
+	f.stays, f.left = !undo, as
+	if undo {
+		f.left = ""
+	}
 	mine, hook := f.mine, f.hook
 	f.mu.Unlock()
 	switch {
@@ -205,26 +259,52 @@ func (f *freezer) leave(_ context.Context, as string, undo bool) error {
 	return f.start()
 }
 
-// readOnly makes every mount of the volume's filesystems read-only, or as it was.
+// readOnly makes every mount of the volumes' filesystems read-only, or as it was; a volume without any is protected as a device.
 func (f *freezer) readOnly(undo bool) error {
-	record := filepath.Join(f.run, "readonly-"+f.flow.Name+".json")
+	record := filepath.Join(f.o.Run, "readonly-"+f.o.Name+".json")
+	vs, err := f.o.Volumes()
+	if err != nil {
+		return err
+	}
 	if undo {
-		return errors.Join(freeze.Writable(record), f.protect(false))
+		return errors.Join(freeze.Writable(record), protect(vs, false))
 	}
 	dirs, err := f.dirs()
 	if err != nil {
 		return err
 	}
-	if len(dirs) == 0 {
-		return f.protect(true)
+	var bare []*disk.Volume
+	for _, v := range vs {
+		on, err := mountsOf(v)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(on, func(m disk.Mount) bool { return !m.ReadOnly }) {
+			bare = append(bare, v)
+		}
 	}
-	return freeze.ReadOnly(dirs, record)
+	if err := protect(bare, true); err != nil || len(dirs) == 0 {
+		return errors.Join(err, undone(err, bare))
+	}
+	err = freeze.ReadOnly(dirs, record)
+	return errors.Join(err, undone(err, bare))
 }
 
-// protect keeps a device without filesystems from being opened for writing.
-func (f *freezer) protect(ro bool) error {
-	if f.v.Device() == 0 {
-		return nil // an image file: there is nothing between its writers and it
+// undone takes back the protection of vs when there is an error.
+func undone(err error, vs []*disk.Volume) error {
+	if err == nil {
+		return nil
 	}
-	return disk.SetReadOnly(f.v.Path(), ro)
+	return protect(vs, false)
+}
+
+// protect keeps devices without filesystems from being opened for writing. Of an image file there is nothing between its writers and it.
+func protect(vs []*disk.Volume, ro bool) error {
+	var errs []error
+	for _, v := range vs {
+		if v.Device() != 0 {
+			errs = append(errs, disk.SetReadOnly(v.Path(), ro))
+		}
+	}
+	return errors.Join(errs...)
 }
