@@ -42,6 +42,7 @@ type Source struct {
 	Tracking    Tracking     `yaml:"tracking"`
 	Audit       Audit        `yaml:"audit"`
 	Flows       []SourceFlow `yaml:"flows"`
+	Groups      []Group      `yaml:"groups,omitempty"`
 }
 
 // Dial says how the gateway is reached.
@@ -76,9 +77,9 @@ type Tracking struct {
 type SourceFlow struct {
 	Name        string   `yaml:"name"`
 	Volume      File     `yaml:"volume"`
-	Interval    Duration `yaml:"interval"`      // between delta passes; 0s back to back
-	OnReadError string   `yaml:"on-read-error"` // stop, skip
-	Cutover     Cutover  `yaml:"cutover"`
+	Interval    Duration `yaml:"interval"`          // between delta passes; 0s back to back
+	OnReadError string   `yaml:"on-read-error"`     // stop, skip
+	Cutover     Cutover  `yaml:"cutover,omitempty"` // nothing in a flow that is in a group: it is cut over with the others
 }
 
 // Cutover has the defaults of moverctl cutover.
@@ -160,6 +161,14 @@ func (f *GatewayFlow) defaults() {
 	f.Points = Points{Method: "auto", Keep: Keep{Last: 3, Hourly: 24, Daily: 7}}
 }
 
+func (g *Group) defaults() {
+	*g = Group{Hooks: Hooks{Timeout: Duration(30 * time.Second)}, Cutover: defaultCutover(), Snapshot: "auto"}
+}
+
+func defaultCutover() Cutover {
+	return Cutover{Limit: Duration(time.Second), FreezeDeadline: Duration(10 * time.Second), Leave: "frozen"}
+}
+
 func (s *Source) defaults() {
 	*s = Source{
 		State: "/var/lib/mover", Run: "/run/mover",
@@ -176,7 +185,7 @@ func (s *Source) defaults() {
 func (f *SourceFlow) defaults() {
 	f.Interval = Duration(30 * time.Second)
 	f.OnReadError = "stop"
-	f.Cutover = Cutover{Limit: Duration(time.Second), FreezeDeadline: Duration(10 * time.Second), Leave: "frozen"}
+	f.Cutover = defaultCutover()
 }
 
 func (g *Gateway) defaults() {
@@ -231,6 +240,11 @@ func (c *Config) derive() {
 		}
 		if s.Gateway.Name == "" {
 			s.Gateway.Name = hostOf(s.Gateway.Address)
+		}
+		for i := range s.Flows {
+			if s.GroupOf(s.Flows[i].Name) != nil {
+				s.Flows[i].Cutover = Cutover{}
+			}
 		}
 	}
 	if g := c.Gateway; g != nil && g.Socket == "" {

@@ -87,8 +87,11 @@ func (v *validator) source(s *Source) {
 			v.once(key+".volume", "volume", deviceKey(string(f.Volume)), i, "source.flows", volumes)
 		}
 		v.among(key+".on-read-error", f.OnReadError, "stop", "skip")
-		v.cutover(key+".cutover", f.Cutover)
+		if s.GroupOf(f.Name) == nil {
+			v.cutover(key+".cutover", f.Cutover)
+		}
 	}
+	v.groups(s, flows)
 }
 
 func (v *validator) dial(key string, d Dial) {
@@ -182,6 +185,9 @@ func (v *validator) name(key, s string) {
 	_, what, _ := strings.Cut(key, "].")
 	if what == "name" {
 		what = "flow"
+		if strings.HasPrefix(key, "source.groups[") {
+			what = "group"
+		}
 	}
 	if s == "" {
 		v.bad(key, "is missing")
