@@ -68,8 +68,8 @@ func TestGuardianKilled(t *testing.T) {
 	held := 0
 	for range 40 {
 		result := make(chan error, 1)
+		old := f.session() // before the freeze begins: its session may be there at once
 		go func() { result <- f.Freeze(noContext, time.Minute) }()
-		old := f.session()
 		waitFor(t, "the guardian to start", func() bool { return f.session() != old })
 		<-time.After(rand.N(2 * whole))
 		f.session().cmd.Process.Kill()
