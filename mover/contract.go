@@ -53,9 +53,10 @@ type Consistency uint8
 const (
 	Fuzzy Consistency = 1 // no single moment; never offered for launch
 	Crash Consistency = 2 // as after a power cut: filesystems were frozen or writers stopped
+	App   Consistency = 3 // crash, and the applications' hooks had prepared for it
 )
 
-func (c Consistency) String() string { return enum([]string{"none", "fuzzy", "crash"}, int(c)) }
+func (c Consistency) String() string { return enum([]string{"none", "fuzzy", "crash", "app"}, int(c)) }
 
 // Mode is how a pass reaches the target.
 type Mode uint8

@@ -20,6 +20,10 @@ type RecoveryPoint struct {
 	Root        string      `json:"root,omitempty"` // Merkle root of the target, when it was known
 	Pinned      bool        `json:"pinned"`
 	Rehearsed   bool        `json:"rehearsed"`
+	Cutover     bool        `json:"cutover"`          // of the hand-over
+	Moment      string      `json:"moment,omitempty"` // what the points of a group under one freeze share; empty: never confirmed
+	Group       string      `json:"group,omitempty"`
+	Members     int         `json:"members,omitempty"` // flows of the moment
 	Method      string      `json:"method"`
 }
 

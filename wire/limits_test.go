@@ -70,6 +70,14 @@ func limitCases() (cs []limitCase) {
 	steps("open/consistency", 1, 2, func(n int) Message { return open(func(m *Open) { m.Consistency = uint8(n) }) })
 	steps("open/flags", 0, 3, func(n int) Message { return open(func(m *Open) { m.Flags = uint16(n) }) })
 	steps("open/size", 1, MaxSize, func(n int) Message { return open(func(m *Open) { m.VolumeSize = uint64(n) }) })
+	keep := func(f func(*Keep)) Message { m := &Keep{id(1), 2, 0, 2, id(2), 1, 0, "g"}; f(m); return m }
+	steps("keep/members", 1, 2, func(n int) Message { return keep(func(m *Keep) { m.Members = uint16(n % 3) }) })
+	steps("keep/flags", 0, 2, func(n int) Message { return keep(func(m *Keep) { m.Flags = uint16(n) }) })
+	steps("keep/consistency", 1, 3, func(n int) Message { return keep(func(m *Keep) { m.Consistency = uint8(n) }) })
+	steps("keep/epoch", 1, 9, func(n int) Message { return keep(func(m *Keep) { m.Epoch = uint64(n % 10) }) })
+	steps("keep/group", 1, MaxName, func(n int) Message { return keep(func(m *Keep) { m.Group = s("x", n) }) })
+	steps("kept/consistency", 0, 3, func(n int) Message { return &Kept{Consistency: uint8(n)} })
+	steps("kept/point", 0, MaxName, func(n int) Message { return &Kept{2, s("x", n), ""} })
 	steps("opened/ranges", 0, MaxOpened, func(n int) Message {
 		m := &Opened{Mode: 1}
 		for i := range uint32(n) {

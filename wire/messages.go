@@ -36,6 +36,8 @@ const (
 	TypeReleased
 	TypeState
 	TypeFlowState
+	TypeKeep
+	TypeKept
 )
 
 // Limits of the protocol.
@@ -54,6 +56,7 @@ const (
 	MaxText      = 4096
 	Version      = 1
 	CapZstd      = 1 << 0
+	CapKeep      = 1 << 1 // KEEP and KEPT are understood
 	KeepaliveMS  = 10_000
 	DeadMS       = 30_000
 	ALPN         = "mover/1"
@@ -61,6 +64,8 @@ const (
 	FlagFrozen   = 1 << 0     // OPEN
 	FlagReclaim  = 1 << 1     // OPEN
 	FlagProven   = 1 << 0     // COMMIT
+	FlagRehearse = 1 << 0     // KEEP
+	FlagCutover  = 1 << 1     // KEEP
 	CodecPlain   = 0
 	CodecZstd    = 1
 	ScopeTouched = 1
@@ -259,4 +264,21 @@ type (
 	}
 	// State asks for FlowState.
 	State struct{}
+	// Keep confirms what the target's point is worth, and has a copy of it kept (C13).
+	Keep struct {
+		Moment      [16]byte // shared by the points of a group that were taken under one freeze
+		Members     uint16   // flows of the group
+		Flags       uint16
+		Consistency uint8
+		Generation  [16]byte
+		Epoch       uint64
+		UnixNano    int64 // of the freeze
+		Group       string
+	}
+	// Kept answers Keep.
+	Kept struct {
+		Consistency uint8  // what the point is recorded as now; 0: refused, nothing has changed
+		Point       string // the copy; empty: none is kept
+		Text        string // why not
+	}
 )

@@ -90,5 +90,9 @@ func samples() []sample {
 		{"released", 7, &Released{id(0x20), 8}, []field{{"generation", 16}, {"epoch", 8}}},
 		{"state", 8, &State{}, nil},
 		{"flowstate", 8, &state, stateFields},
+		{"keep", 9, &Keep{id(0x50), 2, FlagRehearse, 3, id(0x20), 8, 1700000000123456789, "db1"}, []field{{"moment", 16}, {"members", 2}, {"flags", 2},
+			{"consistency", 1}, {"generation", 16}, {"epoch", 8}, {"time, ns", 8}, {"group, length", 2}, {"group", 3}}},
+		{"kept", 9, &Kept{3, "20231114T221320Z-50515253", ""}, []field{{"consistency", 1}, {"point, length", 2}, {"point", 25}, {"text, length", 2}}},
+		{"kept-not", 9, &Kept{3, "", "no room"}, []field{{"consistency", 1}, {"point, length", 2}, {"text, length", 2}, {"text", 7}}},
 	}
 }

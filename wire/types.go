@@ -52,6 +52,8 @@ var kinds = [...]struct {
 	TypeReleased:  {"RELEASED", 24, 24, free},
 	TypeState:     {"STATE", 0, 0, free},
 	TypeFlowState: {"FLOWSTATE", stateSize, stateSize + MaxIdentity, free},
+	TypeKeep:      {"KEEP", 55, 55 + MaxName, free},
+	TypeKept:      {"KEPT", 5, 5 + MaxName + MaxText, free},
 }
 
 // Known tells whether version 1 has this type.
@@ -122,6 +124,10 @@ func TypeOf(m Message) Type {
 		return TypeState
 	case *FlowState:
 		return TypeFlowState
+	case *Keep:
+		return TypeKeep
+	case *Kept:
+		return TypeKept
 	}
 	return 0
 }
@@ -181,6 +187,10 @@ func New(t Type) Message {
 		return new(State)
 	case TypeFlowState:
 		return new(FlowState)
+	case TypeKeep:
+		return new(Keep)
+	case TypeKept:
+		return new(Kept)
 	}
 	return nil
 }

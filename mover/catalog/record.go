@@ -87,6 +87,7 @@ type RecoveryPoint struct {
 	Consistency mover.Consistency `json:"consistency"`
 	Proven      bool              `json:"proven"`
 	Pass        ID                `json:"pass"`
+	Moment      ID                `json:"moment,omitzero"` // set once the source has confirmed what the point is worth (C13)
 }
 
 // KeptPoint is a recovery point of which a copy is kept.
@@ -102,6 +103,10 @@ type KeptPoint struct {
 	Pass        ID                `json:"pass"`
 	Pinned      bool              `json:"pinned,omitempty"`
 	Rehearsed   bool              `json:"rehearsed,omitempty"`
+	Cutover     bool              `json:"cutover,omitempty"`
+	Moment      ID                `json:"moment,omitzero"` // shared by the points of a group under one freeze
+	Group       string            `json:"group,omitempty"`
+	Members     uint16            `json:"members,omitempty"` // flows of the moment
 	Method      string            `json:"method"`
 }
 

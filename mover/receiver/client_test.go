@@ -33,14 +33,26 @@ func (r *rig) dial(link [16]byte, flow string) (*client, error) {
 	return r.dialAs("acme", "db1", link, flow)
 }
 
+// dialKeep is a source that confirms its points with KEEP.
+func (r *rig) dialKeep(flow string) *client {
+	r.t.Helper()
+	c, err := r.dialWith("acme", "db1", newID(), flow, wire.CapZstd|wire.CapKeep)
+	must(r.t, err)
+	return c
+}
+
 func (r *rig) dialAs(tenant, host string, link [16]byte, flow string) (*client, error) {
+	return r.dialWith(tenant, host, link, flow, wire.CapZstd)
+}
+
+func (r *rig) dialWith(tenant, host string, link [16]byte, flow string, caps uint64) (*client, error) {
 	nc, err := wire.Dial(context.Background(), r.addr, r.clientTLS(tenant, host))
 	if err != nil {
 		return nil, err
 	}
 	c := &client{r: r, wc: wire.NewConn(nc), req: 1 << 20}
 	r.clients = append(r.clients, c)
-	h := &wire.Hello{MinVersion: 1, MaxVersion: 1, Capabilities: wire.CapZstd, Link: link, Conn: 1, Flow: flow, Agent: "test"}
+	h := &wire.Hello{MinVersion: 1, MaxVersion: 1, Capabilities: caps, Link: link, Conn: 1, Flow: flow, Agent: "test"}
 	if err := c.wc.Write(wire.TypeHello, 0, h); err != nil {
 		return nil, err
 	}
@@ -308,6 +320,16 @@ func (c *client) rest(s *src, p *spass, o *wire.Opened) error {
 		s.ep = p.epoch
 	}
 	return err
+}
+
+// moment is a KEEP of what s was at its last commit.
+func (s *src) moment(worth mover.Consistency) *wire.Keep {
+	return &wire.Keep{Moment: newID(), Members: 1, Consistency: uint8(worth), Generation: s.gen, Epoch: s.ep, UnixNano: time.Now().UnixNano()}
+}
+
+func (c *client) keep(m *wire.Keep) (wire.Kept, error) {
+	var a wire.Kept
+	return a, c.ask(wire.TypeKeep, m, &a)
 }
 
 func (c *client) readBack(scope uint8) (*wire.Root, error) {

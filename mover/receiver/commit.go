@@ -21,6 +21,9 @@ func (c *conn) handleCommit(seq uint32, m *wire.Commit) error {
 	if err := f.gate.whole(c.ctx); err != nil {
 		return err
 	}
+	if c.keeps { // what it is worth is told by KEEP (C13)
+		m.Consistency = uint8(mover.Fuzzy)
+	}
 	answer, err := f.commit(m)
 	f.gate.unwhole()
 	if err != nil {

@@ -19,6 +19,7 @@ type conn struct {
 	wc     *wire.Conn
 	f      *flow
 	link   *link
+	keeps  bool // the source confirms its points with KEEP
 	ctx    context.Context
 	cancel context.CancelFunc
 	once   sync.Once // of drop and fail
@@ -94,7 +95,7 @@ func (c *conn) open(h *wire.Hello) error {
 		// Whether the flow exists for somebody else is nobody's business.
 		return fmt.Errorf("flow %q is not configured for %s at this gateway: %w", h.Flow, name, sentinel.ErrDenied)
 	}
-	c.f = f
+	c.f, c.keeps = f, h.Capabilities&wire.CapKeep != 0
 	ctx, cancel := context.WithTimeout(c.ctx, joinLimit)
 	defer cancel()
 	l, err := f.join(ctx, h.Link, c)
@@ -104,7 +105,7 @@ func (c *conn) open(h *wire.Hello) error {
 	c.link = l
 	context.AfterFunc(l.ctx, c.cancel)
 	if err = f.ready(ctx); err == nil {
-		err = c.wc.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: version, Capabilities: wire.CapZstd,
+		err = c.wc.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: version, Capabilities: wire.CapZstd | wire.CapKeep,
 			KeepaliveMS: wire.KeepaliveMS, Window: c.s.cfg.Window, State: f.wireState()})
 	}
 	if err != nil {
@@ -311,6 +312,8 @@ func (c *conn) handle(in inFrame) error {
 		return c.handleReadBack(in.seq, m)
 	case *wire.Release:
 		return c.handleRelease(in.seq, m)
+	case *wire.Keep:
+		return c.handleKeep(in.seq, m)
 	case *wire.State:
 		s := c.f.wireState()
 		return c.wc.Write(wire.TypeFlowState, in.seq, &s)

@@ -99,8 +99,11 @@ func (f *flow) finishPass(fin *finishing) error {
 	err := f.update(func(r *catalog.Record) {
 		r.Phase, r.Open = mover.Point, nil
 		r.Generation, r.Epoch = catalog.ID(p.Generation), p.Epoch
-		r.Point = catalog.RecoveryPoint{Time: p.commit.Time, Consistency: p.commit.Consistency, Proven: p.commit.Proven, Pass: catalog.ID(p.Pass)}
 		r.Unreadable = f.unreadableList()
+		if r.Point.Pass == catalog.ID(p.Pass) {
+			return // a crash brought the log back, and the point may be confirmed since (C13)
+		}
+		r.Point = catalog.RecoveryPoint{Time: p.commit.Time, Consistency: p.commit.Consistency, Proven: p.commit.Proven, Pass: catalog.ID(p.Pass)}
 	})
 	if err != nil {
 		return err

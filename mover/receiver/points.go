@@ -51,27 +51,55 @@ func (f *flow) ownPoints() error {
 	return f.update(func(r *catalog.Record) { r.PointOwner = owner })
 }
 
-// keepPoint keeps the target as the commit of p has left it. Nothing else happens to the flow meanwhile. An error costs the point,
-// never the flow; only a gateway that stops ends in one.
+// pointTime is how the time of a point stands in its id.
+const pointTime = "20060102T150405Z"
+
+// worthKeeping tells whether copies of points of this consistency are kept.
+func (f *flow) worthKeeping(c mover.Consistency) bool {
+	keeps := f.s.cfg.OpenPoints != nil && f.cfg.Points.Method != ""
+	return keeps && (c >= mover.Crash || f.cfg.Points.Fuzzy)
+}
+
+func (f *flow) pointContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(f.s.ctx, orElse(f.cfg.Points.Limit, 30*time.Second))
+}
+
+// presentPoint describes the point that the target is at. The caller holds the whole gate, or is what finishes the pass.
+func (f *flow) presentPoint() catalog.KeptPoint {
+	r := f.record()
+	kp := catalog.KeptPoint{Generation: r.Generation, Epoch: r.Epoch, Time: r.Point.Time, Consistency: r.Point.Consistency, Proven: r.Point.Proven,
+		Size: f.table.Size(), Pass: r.Point.Pass, Moment: r.Point.Moment}
+	if root, ok := f.table.Root(); ok {
+		kp.Root = root.String()
+	}
+	return kp
+}
+
+// keepPoint keeps the target as the commit of p has left it, before its source confirms what that is worth. Nothing else happens to the flow
+// meanwhile. An error costs the point, never the flow; only a gateway that stops ends in one.
 func (f *flow) keepPoint(p *pass) error {
-	least := mover.Crash
-	if f.cfg.Points.Fuzzy {
-		least = mover.Fuzzy
+	kp := f.presentPoint()
+	if !f.worthKeeping(kp.Consistency) || slices.ContainsFunc(f.record().Points, func(o catalog.KeptPoint) bool { return o.Pass == kp.Pass }) {
+		return nil // taken before a crash; the log was applied once more since, which changed nothing (C5)
 	}
-	if p.commit.Consistency < least {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(f.s.ctx, orElse(f.cfg.Points.Limit, 30*time.Second))
+	kp.ID = fmt.Sprintf("%s-%x", kp.Time.UTC().Format(pointTime), p.Pass[:4])
+	ctx, cancel := f.pointContext()
 	defer cancel()
-	err := f.takePoint(ctx, p)
+	err := f.takePoint(ctx, &kp)
 	if f.s.ctx.Err() != nil {
 		return f.s.ctx.Err() // the next start applies the log again and takes the point then
 	}
+	f.notePoint(ctx, kp, err)
+	return nil
+}
+
+// notePoint tells how taking kp has ended, and removes what is too old now.
+func (f *flow) notePoint(ctx context.Context, kp catalog.KeptPoint, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 		f.s.metrics.pointsLost.Add(1)
-		f.log.Error("commit has no recovery point to go back to; replication goes on", "epoch", p.Epoch, "error", err)
+		f.log.Error("no copy is kept of the recovery point; replication goes on", "epoch", kp.Epoch, "error", err)
 	}
 	f.mu.Lock()
 	f.pointError = text
@@ -79,11 +107,12 @@ func (f *flow) keepPoint(p *pass) error {
 	if err := f.prunePoints(ctx); err != nil {
 		f.log.Warn("old recovery points could not be removed", "error", err)
 	}
-	return nil
 }
 
-func (f *flow) takePoint(ctx context.Context, p *pass) error {
+// takePoint takes and records the copy. A flow that can keep none gives no error, and kp no method.
+func (f *flow) takePoint(ctx context.Context, kp *catalog.KeptPoint) error {
 	if store, err := f.points(); err != nil || store == nil {
+		kp.ID = ""
 		return err
 	}
 	if err := f.ownPoints(); err != nil {
@@ -93,19 +122,11 @@ func (f *flow) takePoint(ctx context.Context, p *pass) error {
 	if err != nil || store == nil {
 		return err
 	}
-	c := p.commit
-	kp := catalog.KeptPoint{ID: fmt.Sprintf("%s-%x", c.Time.UTC().Format("20060102T150405Z"), p.Pass[:4]), Generation: catalog.ID(p.Generation), Epoch: p.Epoch,
-		Time: c.Time, Consistency: c.Consistency, Proven: c.Proven, Size: f.table.Size(), Pass: catalog.ID(p.Pass), Method: store.Method()}
-	if slices.ContainsFunc(f.record().Points, func(o catalog.KeptPoint) bool { return o.ID == kp.ID }) {
-		return nil // taken before a crash; the log was applied once more since, which changed nothing (C5)
-	}
-	if root, ok := f.table.Root(); ok {
-		kp.Root = root.String()
-	}
+	kp.Method = store.Method()
 	if err := store.Take(ctx, kp.ID); err != nil {
 		return err
 	}
-	if err := f.update(func(r *catalog.Record) { r.Points = append(r.Points, kp) }); err != nil {
+	if err := f.update(func(r *catalog.Record) { r.Points = append(r.Points, *kp) }); err != nil {
 		return errors.Join(err, store.Remove(ctx, kp.ID))
 	}
 	f.s.metrics.points.Add(1)
@@ -176,9 +197,13 @@ func (f *flow) sweepPoints() {
 func (f *flow) pointList() []mover.RecoveryPoint {
 	var out []mover.RecoveryPoint
 	for _, p := range f.record().Points {
-		out = append(out, mover.RecoveryPoint{ID: p.ID, Time: p.Time, Consistency: p.Consistency, Worth: p.Consistency.String(), Proven: p.Proven,
+		rp := mover.RecoveryPoint{ID: p.ID, Time: p.Time, Consistency: p.Consistency, Worth: p.Consistency.String(), Proven: p.Proven,
 			Generation: blockdev.ID(p.Generation).String(), Epoch: p.Epoch, Pass: blockdev.ID(p.Pass).String(), Size: p.Size, Root: p.Root,
-			Pinned: p.Pinned, Rehearsed: p.Rehearsed, Method: p.Method})
+			Pinned: p.Pinned, Rehearsed: p.Rehearsed, Cutover: p.Cutover, Group: p.Group, Members: int(p.Members), Method: p.Method}
+		if p.Moment != (catalog.ID{}) {
+			rp.Moment = blockdev.ID(p.Moment).String()
+		}
+		out = append(out, rp)
 	}
 	return out
 }

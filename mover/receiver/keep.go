@@ -1,0 +1,96 @@
+package receiver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/catalog"
+	"github.com/moverd/mover/wire"
+)
+
+// handleKeep takes the source's word for what the target's point is worth, and keeps a copy of it (C13).
+func (c *conn) handleKeep(seq uint32, m *wire.Keep) error {
+	f := c.f
+	if err := f.exclusive(c.ctx, func(done, total int64, text string) { c.notice(seq, done, total, text) }); err != nil {
+		return err
+	}
+	defer f.gate.unwhole()
+	answer, err := f.keep(m)
+	if err != nil {
+		return f.serious(err)
+	}
+	return c.wc.Write(wire.TypeKept, seq, answer)
+}
+
+// keep may be asked again with the same moment: what is recorded and kept already stays as it is. The caller holds the whole gate. An error
+// means that nobody knows what is recorded.
+func (f *flow) keep(m *wire.Keep) (*wire.Kept, error) {
+	r := f.record()
+	moment, gen := catalog.ID(m.Moment), catalog.ID(m.Generation)
+	if i := slices.IndexFunc(r.Points, func(p catalog.KeptPoint) bool { return p.Moment == moment }); i >= 0 {
+		p := r.Points[i]
+		if p.Generation != gen || p.Epoch != m.Epoch {
+			return f.keepNot("moment %v is the point of epoch %d", m.Moment, p.Epoch)
+		}
+		return &wire.Kept{Consistency: uint8(p.Consistency), Point: p.ID}, nil
+	}
+	switch {
+	case r.Phase != mover.Point || r.Generation != gen || r.Epoch != m.Epoch:
+		return f.keepNot("it is %s at epoch %d of generation %v, not at epoch %d of %v", r.Phase, r.Epoch, blockdev.ID(r.Generation), m.Epoch, blockdev.ID(gen))
+	case r.Point.Moment != (catalog.ID{}) && r.Point.Moment != moment:
+		return f.keepNot("its point was confirmed as moment %v before", blockdev.ID(r.Point.Moment))
+	}
+	if err := f.update(func(r *catalog.Record) {
+		r.Point.Moment, r.Point.Consistency, r.Point.Time = moment, mover.Consistency(m.Consistency), time.Unix(0, m.UnixNano).UTC()
+	}); err != nil {
+		return nil, err
+	}
+	f.log.Info("recovery point confirmed", "epoch", m.Epoch, "moment", blockdev.ID(moment), "consistency", mover.Consistency(m.Consistency).String(), "group", m.Group)
+	p := f.presentPoint()
+	p.ID = fmt.Sprintf("%s-%x", p.Time.Format(pointTime), m.Moment[:4])
+	p.Group, p.Members = m.Group, m.Members
+	p.Rehearsed, p.Cutover = m.Flags&wire.FlagRehearse != 0, m.Flags&wire.FlagCutover != 0
+	return f.keepConfirmed(p)
+}
+
+// keepNot answers that nothing was done.
+func (f *flow) keepNot(format string, args ...any) (*wire.Kept, error) {
+	text := fmt.Sprintf("target %s of flow %s: ", f.cfg.Target, f.key) + fmt.Sprintf(format, args...)
+	f.log.Warn("recovery point not confirmed", "error", text)
+	return &wire.Kept{Text: text}, nil
+}
+
+// keepConfirmed takes the copy, if the flow keeps any. A copy that was taken of the fuzzy commit becomes that of the moment.
+func (f *flow) keepConfirmed(p catalog.KeptPoint) (*wire.Kept, error) {
+	answer := &wire.Kept{Consistency: uint8(p.Consistency)}
+	known := slices.IndexFunc(f.record().Points, func(o catalog.KeptPoint) bool { return o.Pass == p.Pass })
+	if known >= 0 {
+		err := f.update(func(r *catalog.Record) {
+			p.ID, p.Method = r.Points[known].ID, r.Points[known].Method
+			p.Pinned = r.Points[known].Pinned
+			r.Points[known] = p
+		})
+		answer.Point = p.ID
+		return answer, err
+	}
+	if !f.worthKeeping(p.Consistency) {
+		return answer, nil
+	}
+	ctx, cancel := f.pointContext()
+	defer cancel()
+	err := f.takePoint(ctx, &p)
+	if f.s.ctx.Err() != nil {
+		return nil, context.Canceled // the source asks again
+	}
+	f.notePoint(ctx, p, err)
+	if err != nil {
+		answer.Text = err.Error()
+	} else {
+		answer.Point = p.ID
+	}
+	return answer, nil
+}
