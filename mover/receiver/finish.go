@@ -52,9 +52,7 @@ func (f *flow) finish(p *pass, zero []extent.Extent) {
 		}
 		if err != nil {
 			_ = p.redo.Close()
-			if f.s.ctx.Err() == nil {
-				f.fail(err)
-			}
+			f.fail(err) // also when the gateway stops: nobody may begin a pass over a log that is not applied
 		}
 		f.mu.Lock()
 		if f.finishing = nil; goesOn {
@@ -240,6 +238,9 @@ func (f *flow) applyLog(ctx ctxt, p *pass, wholeOnly bool, done *atomic.Int64) (
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil { // then not all was begun
+		return nil, err
+	}
 	return items, f.zeroAll(ctx, zeros)
 }
 
@@ -309,7 +310,8 @@ func (f *flow) goDirect(ctx ctxt, p *pass, why error) error {
 		return err
 	}
 	var done atomic.Int64
-	if err := f.replaceLog(ctx, p, &done); err != nil {
+	// Whoever asked for it may be gone before the end: that is no reason to stop half way.
+	if err := f.replaceLog(f.s.ctx, p, &done); err != nil {
 		// The log says that the switch has begun: only the way over the disk leads on.
 		f.fail(err)
 		return err

@@ -114,7 +114,7 @@ func (f *flow) fail(err error) {
 	}
 	l := f.link
 	f.mu.Unlock()
-	if first {
+	if first && f.s.ctx.Err() == nil {
 		f.log.Error("flow stands still until its source connects again", "error", err)
 	}
 	if l != nil {

@@ -113,6 +113,7 @@ func (f *Flow) freeWithin(e extent.Extent) iter.Seq[extent.Extent] {
 
 // readLeaves reads and digests the leaves that extents touch; each is called from several goroutines.
 func (f *Flow) readLeaves(ctx context.Context, ext iter.Seq[extent.Extent], each func(*batch) error) error {
+	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(f.pipe.workers)
 	for b := range leavesOf(f.deps.Volume.Size(), ext) {
@@ -135,7 +136,10 @@ func (f *Flow) readLeaves(ctx context.Context, ext iter.Seq[extent.Extent], each
 			return each(b)
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return parent.Err() // then not all was begun
 }
 
 // readBack has the gateway read back and give its root. It is asked again when a link breaks.
