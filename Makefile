@@ -18,7 +18,7 @@ e2e_packages := qemu-system-x86 mmdebstrap zstd
 generate_packages := clang-14 llvm-14 libbpf-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo lint generate soak bench e2e install clean deps deps-generate fuzz
+.PHONY: build test demo lint generate soak bench e2e e2e-server install install-files completions deb clean deps deps-generate fuzz
 
 build:
 	$(go_build) -o bin/ ./cmd/...
@@ -74,15 +74,35 @@ e2e: deps build
 	@.ci/deps $(e2e_packages)
 	e2e/run
 
-install: build
+# What install puts where. The lists of units, pages and hooks are what there is in the folders.
+DOCDIR ?= $(PREFIX)/share/doc/mover
+install: build completions
+	@$(MAKE) --no-print-directory install-files
+
+# The three shells' completions, made by the programs themselves.
+completions: build
+	@mkdir -p bin/completions
+	@for program in moverd moverctl; do \
+	  bin/$$program completion bash >bin/completions/$$program; bin/$$program completion zsh >bin/completions/_$$program; \
+	  bin/$$program completion fish >bin/completions/$$program.fish; done
+
+install-files:
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/sbin bin/moverd
 	install -Dm755 -t $(DESTDIR)$(PREFIX)/bin bin/moverctl
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man8 man/moverd.8
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man1 man/moverctl.1
-	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man5 man/moverd.yaml.5
+	for section in 1 5 7 8; do for page in man/*.$$section; do [ ! -e $$page ] || install -Dm644 -t $(DESTDIR)$(PREFIX)/share/man/man$$section $$page; done; done
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions bin/completions/moverd bin/completions/moverctl
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions bin/completions/_moverd bin/completions/_moverctl
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d bin/completions/moverd.fish bin/completions/moverctl.fish
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	for unit in moverd-source moverd-gateway; do \
-	  sed 's|/usr/local/|$(PREFIX)/|g' systemd/$$unit.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; done
+	for unit in systemd/*.service systemd/*.timer; do [ ! -e $$unit ] || \
+	  sed 's|/usr/local/|$(PREFIX)/|g' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$unit); done
+	install -Dm644 -t $(DESTDIR)$(DOCDIR) README.md docs/*.md
+	for file in docs/examples/* monitoring/*; do install -Dm644 -t $(DESTDIR)$(DOCDIR)/examples $$file; done
+	for hook in hooks/*; do [ ! -f $$hook ] || install -Dm$$([ -x $$hook ] && echo 755 || echo 644) -t $(DESTDIR)$(PREFIX)/share/mover/hooks $$hook; done
+
+# A Debian package of what is built: bin/mover_VERSION_ARCH.deb.
+deb: build completions
+	packaging/deb/build bin
 
 clean:
 	rm -rf bin
