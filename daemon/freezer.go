@@ -92,40 +92,47 @@ func (f *freezer) dirs() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := mountsOf(vs...)
+	stack, err := disk.StackOn(extents(vs...))
 	if err != nil {
 		return nil, err
 	}
 	var out []string
-	for _, m := range mounts {
+	for _, m := range stack.Mounts {
 		switch {
 		case m.ReadOnly:
+		case m.Over && slices.Contains(lacking, m.Type):
+			// Its writers stand still when what its file lies on is frozen.
 		case m.Dir == "":
-			return nil, fmt.Errorf("freeze %s: %s (%s) is mounted on it where nobody can reach it; unmount what hides it, or unmount it: %w",
-				f.o.Name, m.Source, m.Type, sentinel.ErrRefused)
+			where := "is mounted on it"
+			if m.Pid != 0 {
+				where = fmt.Sprintf("is mounted on it in the mount namespace of pid %d,", m.Pid)
+			}
+			return nil, fmt.Errorf("freeze %s: %s (%s) %s where nobody can reach it; unmount what hides it, or unmount it: %w",
+				f.o.Name, m.Source, m.Type, where, sentinel.ErrRefused)
 		default:
 			out = append(out, m.Dir)
 		}
 	}
-	slices.Reverse(out) // what was mounted last may lie on what was mounted first
 	return out, nil
 }
 
-// mountsOf lists the filesystems on volumes, each once, also those on volumes without a map to leaf disks.
-func mountsOf(vs ...*disk.Volume) ([]disk.Mount, error) {
-	var all extent.Map
+// lacking are filesystems without a freeze.
+var lacking = []string{"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus", "ufs", "udf", "ocfs2"}
+
+// extents are the volumes on their leaf disks; those without a map are their own leaf, and image files have none.
+func extents(vs ...*disk.Volume) (all extent.Map) {
 	for _, v := range vs {
 		m := v.Map()
-		if m == nil && v.Device() != 0 { // else an image file
+		if m == nil && v.Device() != 0 {
 			m = extent.Map{{Off: 0, Len: v.Size(), Dev: v.Device(), DevOff: 0}}
 		}
 		all = append(all, m...)
 	}
-	if len(all) == 0 {
-		return nil, nil
-	}
-	return disk.Mounts(all)
+	return all
 }
+
+// mountsOf lists the filesystems on volumes, each once.
+func mountsOf(vs ...*disk.Volume) ([]disk.Mount, error) { return disk.Mounts(extents(vs...)) }
 
 // check refuses what nothing here would stop, and warns of what the comparison will tell.
 func (f *freezer) check() error {

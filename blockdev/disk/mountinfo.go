@@ -137,6 +137,12 @@ func (l mountLine) path() string {
 	return path
 }
 
+// pid is that of the process through which the mount is reached; 0 in the own namespace.
+func (l mountLine) pid() int {
+	n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(l.proc, "/proc/"), "/root"))
+	return n
+}
+
 // devices lists the block devices that the filesystem lives on: of its superblock, its source, its logs, and all of a btrfs.
 func (s *system) devices(l mountLine) []uint64 {
 	var out []uint64

@@ -17,6 +17,11 @@ type Mount struct {
 	Dev      uint64     // block device of the filesystem, the first of several
 	Map      extent.Map // Dev on the leaf disks; nil when it has no fixed map or the filesystem has several devices
 	ReadOnly bool       // the filesystem, not just this mount of it
+	Pid      int        // of a process in whose mount namespace it is mounted; 0: in the own one
+	Over     bool       // StackOn: it lies there only through a loop device
+
+	super uint64   // number of the superblock
+	devs  []uint64 // all its devices
 }
 
 // Mounts lists the mounted filesystems that keep bytes on the leaf extents of m, one entry for each filesystem, whichever mount namespace it
@@ -64,7 +69,7 @@ func (s *system) mounts(lines []mountLine, m extent.Map) ([]Mount, error) {
 			continue
 		}
 		e := choose(g.lines)
-		e.Dev = g.devs[0]
+		e.Dev, e.super, e.devs = g.devs[0], key, g.devs
 		if len(g.devs) == 1 {
 			e.Map, _ = s.resolve(e.Dev, 0) // an error was judged above
 		}
@@ -76,13 +81,14 @@ func (s *system) mounts(lines []mountLine, m extent.Map) ([]Mount, error) {
 // choose picks the mount through which a filesystem is best reached: one of its root, in the own namespace, not hidden.
 func choose(lines []mountLine) Mount {
 	l := lines[0]
-	e := Mount{Type: l.kind, Source: l.source, ReadOnly: slices.Contains(strings.Split(l.super, ","), "ro")}
+	e := Mount{Type: l.kind, Source: l.source, ReadOnly: slices.Contains(strings.Split(l.super, ","), "ro"), Pid: l.pid()}
 	for _, whole := range []bool{true, false} {
 		for _, l := range lines {
 			if (l.root == "/") != whole {
 				continue
 			}
 			if e.Dir = l.path(); e.Dir != "" {
+				e.Pid = l.pid()
 				return e
 			}
 		}

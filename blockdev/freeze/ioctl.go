@@ -66,11 +66,11 @@ func retryEINTR(f func() error) error {
 
 // readOnly tells whether the filesystem of fd is; that only this mount of it is (systemd's ProtectSystem) does not count.
 func readOnly(fd int) (bool, error) {
-	e, err := entryOf(fd)
+	e, err := entryOf(fd, "")
 	if !errors.Is(err, sentinel.ErrNotFound) {
 		return e.ro, err
 	}
-	var s unix.Statfs_t // unmounted lazily
+	var s unix.Statfs_t // unmounted lazily, or mounted in another namespace
 	err = retryEINTR(func() error { return unix.Fstatfs(fd, &s) })
 	return s.Flags&unix.ST_RDONLY != 0, err
 }

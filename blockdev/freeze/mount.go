@@ -63,7 +63,7 @@ func openMount(dir string) (mount, error) {
 	if err != nil {
 		return mount{}, fmt.Errorf("open a filesystem to be frozen: %w", err)
 	}
-	e, err := entryOf(int(f.Fd()))
+	e, err := entryOf(int(f.Fd()), dir)
 	if err == nil && e.dir != e.point {
 		err = fmt.Errorf("freeze %s: nothing is mounted there any more: %w", dir, sentinel.ErrRefused)
 	}
@@ -88,7 +88,8 @@ type entry struct {
 	ro    bool // the filesystem itself, not only this mount of it
 }
 
-func entryOf(no int) (entry, error) {
+// entryOf tells of an open folder. path is by which name it was opened: one below /proc/PID/root is mounted in that process's namespace.
+func entryOf(no int, path string) (entry, error) {
 	fd := strconv.Itoa(no)
 	info, err := os.ReadFile("/proc/self/fdinfo/" + fd)
 	if err != nil {
@@ -104,7 +105,7 @@ func entryOf(no int) (entry, error) {
 			id = strings.TrimSpace(rest)
 		}
 	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := os.ReadFile(filepath.Join(namespaceOf(path), "mountinfo"))
 	if err != nil {
 		return entry{}, err
 	}
@@ -122,6 +123,14 @@ func entryOf(no int) (entry, error) {
 		return e, nil
 	}
 	return entry{}, fmt.Errorf("find the mount of %s: %w", dir, sentinel.ErrNotFound)
+}
+
+// namespaceOf is the folder of the process in whose mount namespace path lies.
+func namespaceOf(path string) string {
+	if w := strings.Split(filepath.Clean(path), "/"); len(w) > 3 && w[1] == "proc" && w[3] == "root" {
+		return filepath.Join("/proc", w[2])
+	}
+	return "/proc/self"
 }
 
 // unescape undoes the octal escapes of mountinfo (space, tab, newline, backslash).
@@ -153,7 +162,7 @@ func checkRunDir(dir string, ms []mount) error {
 		return err
 	}
 	defer f.Close()
-	e, err := entryOf(int(f.Fd()))
+	e, err := entryOf(int(f.Fd()), dir)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,16 @@ type place struct {
 // ones it has changed. It works on frozen filesystems, so that a thaw afterwards lets nobody write: remounting is not possible then, and
 // after the thaw it would be too late. A mount on which a file is open for writing is busy: everything is as it was then.
 func ReadOnly(dirs []string, record string) error {
-	places, err := mountsOf(dirs)
+	var devs []string
+	for _, dir := range dirs {
+		m, err := openMount(dir)
+		if err != nil {
+			return err
+		}
+		m.f.Close()
+		devs = append(devs, m.Dev)
+	}
+	places, err := mountsOf(devs, false)
 	if err != nil {
 		return err
 	}
@@ -121,22 +130,13 @@ func inNamespace(p place, f func() error) error {
 	return <-done
 }
 
-// mountsOf finds all mounts that are not read-only of the filesystems on dirs, those of the own namespace first.
-func mountsOf(dirs []string) ([]place, error) {
-	var devs []string
-	for _, dir := range dirs {
-		m, err := openMount(dir)
-		if err != nil {
-			return nil, err
-		}
-		m.f.Close()
-		devs = append(devs, m.Dev)
-	}
+// mountsOf finds the mounts of filesystems by their numbers, those of the own namespace first; without ro, only those that are not read-only.
+func mountsOf(devs []string, ro bool) ([]place, error) {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
 		return nil, err
 	}
-	places, err := writable("/proc/self/mountinfo", place{Ns: own}, devs)
+	all, err := places("/proc/self/mountinfo", place{Ns: own}, devs, ro)
 	if err != nil {
 		return nil, err
 	}
@@ -154,17 +154,17 @@ func mountsOf(dirs []string) ([]place, error) {
 		if _, err := fmt.Sscanf(filepath.Base(dir), "%d", &p.Pid); err != nil {
 			continue
 		}
-		more, err := writable(dir+"/mountinfo", p, devs)
+		more, err := places(dir+"/mountinfo", p, devs, ro)
 		if err != nil {
 			continue // the process ended meanwhile; another of its namespace will be met
 		}
 		seen = append(seen, ns)
-		places = append(places, more...)
+		all = append(all, more...)
 	}
-	return places, nil
+	return all, nil
 }
 
-func writable(mountinfo string, in place, devs []string) ([]place, error) {
+func places(mountinfo string, in place, devs []string, ro bool) ([]place, error) {
 	b, err := os.ReadFile(mountinfo)
 	if err != nil {
 		return nil, err
@@ -172,7 +172,7 @@ func writable(mountinfo string, in place, devs []string) ([]place, error) {
 	var out []place
 	for line := range strings.Lines(string(b)) {
 		w := strings.Fields(line)
-		if len(w) < 7 || !slices.Contains(devs, w[2]) || slices.Contains(strings.Split(w[5], ","), "ro") {
+		if len(w) < 7 || !slices.Contains(devs, w[2]) || !ro && slices.Contains(strings.Split(w[5], ","), "ro") {
 			continue
 		}
 		p := in

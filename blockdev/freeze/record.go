@@ -120,14 +120,12 @@ func (r record) thaw() ([]string, error) {
 	var errs []error
 	for i := len(r.Mounts) - 1; i >= 0; i-- {
 		m := r.Mounts[i]
-		now, err := openMount(m.Dir)
+		now, err := reopen(m)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("thaw %s: %w", m.Dir, err))
 			continue
 		}
-		if now.Dev != m.Dev {
-			errs = append(errs, fmt.Errorf("thaw %s: another filesystem is mounted there now; mount device %s again and thaw it", m.Dir, m.Dev))
-		} else if err := start(now.fd(), m.How); err == nil {
+		if err := start(now.fd(), m.How); err == nil {
 			names = append(names, m.Dir)
 		} else if !errors.Is(err, unix.EINVAL) {
 			errs = append(errs, fmt.Errorf("thaw %s: %w", m.Dir, err))
@@ -135,4 +133,31 @@ func (r record) thaw() ([]string, error) {
 		now.f.Close()
 	}
 	return names, errors.Join(errs...)
+}
+
+// reopen opens a recorded filesystem where it was, or wherever it is mounted now, in any namespace: the process through which it was reached
+// may be gone.
+func reopen(m mount) (mount, error) {
+	now, err := openMount(m.Dir)
+	if err == nil && now.Dev != m.Dev {
+		now.f.Close()
+		err = fmt.Errorf("another filesystem is mounted there now; mount device %s again and thaw it", m.Dev)
+	}
+	if err == nil {
+		return now, nil
+	}
+	places, _ := mountsOf([]string{m.Dev}, true)
+	for _, p := range places {
+		path := p.Dir
+		if p.Pid != 0 {
+			path = filepath.Join("/proc", fmt.Sprint(p.Pid), "root", p.Dir)
+		}
+		if now, err := openMount(path); err == nil {
+			if now.Dev == m.Dev {
+				return now, nil
+			}
+			now.f.Close()
+		}
+	}
+	return mount{}, err
 }
