@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -22,8 +23,9 @@ func (a *app) pkiCmd() *cobra.Command {
 			return c.Help()
 		},
 	}
-	c.PersistentFlags().StringVar(&dir, "dir", "/etc/mover/pki", "folder of ca.pem and ca.key; keep ca.key off the gateway and the hosts")
-	c.AddCommand(a.pkiInitCmd(&dir), a.pkiHostCmd(&dir), a.pkiGatewayCmd(&dir), a.pkiRenewCmd(&dir), a.pkiRevokeCmd(&dir), a.pkiCRLCmd(&dir))
+	c.PersistentFlags().StringVar(&dir, "dir", "/etc/mover/pki", "folder of ca.pem and ca.key (keep ca.key off the gateway and the hosts), or of a host's own certificate")
+	c.AddCommand(a.pkiInitCmd(&dir), a.pkiHostCmd(&dir), a.pkiGatewayCmd(&dir), a.pkiTokenCmd(&dir), a.pkiServeCmd(&dir), a.pkiEnrolCmd(&dir),
+		a.pkiRenewCmd(&dir), a.pkiRevokeCmd(&dir), a.pkiCRLCmd(&dir))
 	return c
 }
 
@@ -73,6 +75,9 @@ func (a *app) pkiHostCmd(dir *string) *cobra.Command {
 			}
 			if tenant == "" || host == "" {
 				return usagef("--tenant and --host are needed")
+			}
+			if err := errors.Join(pki.CheckName("tenant", tenant), pki.CheckName("host", host)); err != nil {
+				return usagef("%v", err)
 			}
 			if err := pki.IssueHost(*dir, f.out, tenant, host, life); err != nil {
 				return err

@@ -12,30 +12,6 @@ import (
 	"github.com/moverd/mover/internal/pki"
 )
 
-func (a *app) pkiRenewCmd(dir *string) *cobra.Command {
-	var days int
-	c := &cobra.Command{
-		Use: "renew CERT.pem", Short: "Replace a certificate and its key by new ones for the same name", Args: exactly("CERT.pem"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			life, err := (&issueFlags{days: days}).life()
-			if err != nil {
-				return err
-			}
-			until, cut, err := pki.Renew(*dir, args[0], life)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(a.out, "%s and its key are renewed, good until %s; the old ones are kept as .old\n", args[0], until.Format(time.DateOnly))
-			if cut {
-				fmt.Fprintf(a.err, "warning: the CA ends on %s, before the %d days that were asked for; make another CA in time\n", until.Format(time.DateOnly), days)
-			}
-			return nil
-		},
-	}
-	c.Flags().IntVar(&days, "days", 398, "days that the certificate is good for")
-	return c
-}
-
 // listFlags are those of a list of revoked certificates.
 type listFlags struct{ days int }
 

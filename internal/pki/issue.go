@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -18,6 +17,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/moverd/mover/internal/audit"
 )
 
 const (
@@ -170,7 +171,7 @@ func issue(tmpl *x509.Certificate, ca *signer, base, dir string) error {
 	if err != nil {
 		return err
 	}
-	if tmpl.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+	if tmpl.SerialNumber, err = newSerial(); err != nil {
 		return err
 	}
 	if ca == nil {
@@ -185,7 +186,8 @@ func issue(tmpl *x509.Certificate, ca *signer, base, dir string) error {
 		return err
 	}
 	if dir != "" {
-		if err := remember(dir, tmpl); err != nil {
+		err := locked(dir, func() error { return record(dir, tmpl, audit.Record{Actor: Self(), Event: "pki.issue"}) })
+		if err != nil {
 			return fmt.Errorf("record the certificate: %w", err)
 		}
 	}

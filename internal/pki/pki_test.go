@@ -104,6 +104,9 @@ func content(t *testing.T, dir string) (all string) {
 	files, err := os.ReadDir(dir)
 	must(t, err)
 	for _, f := range files {
+		if f.IsDir() {
+			continue
+		}
 		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
 		must(t, err)
 		all += f.Name() + string(b)

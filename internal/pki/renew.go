@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ func Renew(dir, path string, life time.Duration) (until time.Time, cut bool, err
 	base, ok := strings.CutSuffix(path, ".pem")
 	if !ok {
 		return until, false, fmt.Errorf("%s does not end in .pem: name the certificate, its key lies beside it as .key", path)
+	}
+	if err := finishSwap(base); err != nil {
+		return until, false, err
 	}
 	old, err := LoadCert(path)
 	if err != nil {
@@ -56,7 +60,8 @@ func Renew(dir, path string, life time.Duration) (until time.Time, cut bool, err
 	return tmpl.NotAfter, cut, swap(base)
 }
 
-// swap puts the new pair in the old one's place. Between the two renames the pair does not fit; a running daemon keeps the old one then.
+// swap puts the new pair in the old one's place. Between the two renames the pair does not fit; a running daemon keeps the old one then, and
+// finishSwap completes what is cut off there.
 func swap(base string) error {
 	for _, ext := range []string{".key", ".pem"} {
 		if err := os.Remove(base + ext + ".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -67,6 +72,14 @@ func swap(base string) error {
 		}
 	}
 	return errors.Join(os.Rename(base+".new.key", base+".key"), os.Rename(base+".new.pem", base+".pem"), syncDir(filepath.Dir(base)))
+}
+
+// finishSwap completes a swap that was cut off between its two renames: the key is the new one, its certificate waits beside it.
+func finishSwap(base string) error {
+	if _, err := tls.LoadX509KeyPair(base+".new.pem", base+".key"); err != nil {
+		return nil
+	}
+	return errors.Join(os.Rename(base+".new.pem", base+".pem"), syncDir(filepath.Dir(base)))
 }
 
 func signedByAny(caPath string, cert *x509.Certificate) error {

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/moverd/mover/internal/audit"
 )
 
 // CRLFile is the name of the list of revoked certificates beside ca.key.
@@ -66,6 +68,15 @@ func Revoke(dir string, serials []*big.Int, life time.Duration) (added int, err 
 	if err != nil {
 		return 0, err
 	}
+	err = locked(dir, func() error {
+		added, err = ca.revoke(dir, serials, life)
+		return err
+	})
+	return added, err
+}
+
+// revoke is Revoke under the lock.
+func (ca *signer) revoke(dir string, serials []*big.Int, life time.Duration) (added int, err error) {
 	path := filepath.Join(dir, CRLFile)
 	tmpl := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-skew), NextUpdate: time.Now().Add(life)}
 	old, err := os.ReadFile(path)
@@ -100,6 +111,13 @@ func Revoke(dir string, serials []*big.Int, life time.Duration) (added int, err 
 	der, err := x509.CreateRevocationList(rand.Reader, tmpl, ca.cert, ca.key)
 	if err != nil {
 		return 0, fmt.Errorf("sign %s: %w", path, err)
+	}
+	var texts []string
+	for _, n := range serials {
+		texts = append(texts, serialText(n))
+	}
+	if err := note(dir, audit.Record{Actor: Self(), Event: "pki.revoke", Details: map[string]any{"serials": texts, "number": tmpl.Number.String()}}); err != nil {
+		return 0, err
 	}
 	return added, replace(path, 0o644, pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 }
