@@ -25,8 +25,10 @@ const (
 // Status is what one end tells about one flow.
 type Status struct {
 	Flow      string    `json:"flow"`
-	Role      string    `json:"role"`   // source or gateway
-	Device    string    `json:"device"` // volume or target as configured
+	Role      string    `json:"role"`               // source or gateway
+	Device    string    `json:"device"`             // volume or target as configured
+	Identity  string    `json:"identity,omitempty"` // of it
+	Peer      string    `json:"peer,omitempty"`     // the gateway's address; at a gateway the volume's identity
 	Size      int64     `json:"size_bytes"`
 	State     State     `json:"state"`
 	Reason    string    `json:"reason,omitempty"` // why it stands still or takes time

@@ -55,6 +55,8 @@ type Config struct {
 	// OpenCopy opens where a point is copied to, with the checks of OpenTarget, making a file when there is none.
 	OpenCopy func(path string, size int64) (blockdev.Target, error)
 	Log      *slog.Logger
+	// Note is told what a report tells later: passes that were committed, points that were kept or missed. It must not wait. May be nil.
+	Note func(mover.Event)
 }
 
 // FlowConfig names a flow and its target.

@@ -108,6 +108,7 @@ func (f *flow) finishPass(fin *finishing) error {
 	}
 	f.log.Info("recovery point", "epoch", p.Epoch, "kind", p.Kind.String(), "mode", p.mode().String(), "consistency", p.commit.Consistency.String(),
 		"seconds", time.Since(p.began).Seconds())
+	f.note(p.event())
 	// Before the log goes: a point that a crash prevents is taken when the log is applied again.
 	if err := f.keepPoint(p); err != nil {
 		return err

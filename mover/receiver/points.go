@@ -101,6 +101,13 @@ func (f *flow) notePoint(ctx context.Context, kp catalog.KeptPoint, err error) {
 		f.s.metrics.pointsLost.Add(1)
 		f.log.Error("no copy is kept of the recovery point; replication goes on", "epoch", kp.Epoch, "error", err)
 	}
+	if kp.ID != "" || err != nil {
+		e := mover.Event{Time: time.Now(), Began: kp.Time, Kind: mover.PointEvent, Group: kp.Group, Text: kp.ID, Consistency: kp.Consistency.String(), Error: text}
+		if kp.Moment != (catalog.ID{}) {
+			e.Moment = hex.EncodeToString(kp.Moment[:])
+		}
+		f.note(e)
+	}
 	f.mu.Lock()
 	f.pointError = text
 	f.mu.Unlock()

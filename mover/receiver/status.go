@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -98,7 +99,7 @@ func (f *flow) status() mover.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.rec
-	st := mover.Status{Flow: f.key, Role: "gateway", Device: f.cfg.Target, Size: r.Volume.Size, Since: f.since, Totals: f.totals,
+	st := mover.Status{Flow: f.key, Role: "gateway", Device: f.cfg.Target, Identity: r.Target.Identity, Peer: r.Volume.Identity, Size: r.Volume.Size, Since: f.since, Totals: f.totals,
 		Passes: f.passes, Rescans: f.rescans, Phase: state.Phase.String(), LogLimit: f.logLimit(), LastError: f.lastError,
 		Memory: f.s.in.Used() + f.s.plain.Used() + f.s.replay.Used(), MemoryLimit: f.s.in.Limit() + f.s.plain.Limit() + f.s.replay.Limit(),
 		PointTime: r.Point.Time, PointEpoch: r.Epoch, Points: len(r.Points), PointError: f.pointError}
@@ -171,6 +172,26 @@ func (l *link) figures() (conns int, in, out int64, rtt float64) {
 		rtt = max(rtt, c.wc.RTT().Seconds())
 	}
 	return len(l.conns), in, out, rtt
+}
+
+// note tells what a report tells later.
+func (f *flow) note(e mover.Event) {
+	if f.s.cfg.Note != nil {
+		e.Flow = f.key
+		f.s.cfg.Note(e)
+	}
+}
+
+// event tells how a committed pass ended. What it saved is the source's to tell: here leaves count as whole, and groups that were equal
+// are not seen.
+func (p *pass) event() mover.Event {
+	c := p.commit.Counts
+	zero := c.Offered - c.Same - c.Copied - c.Sent
+	m := mover.Moved{Free: int64(c.Free), Zero: int64(c.Zero + zero*leafSize), Same: int64(c.Same) * leafSize, Copied: int64(c.Copied) * leafSize,
+		Unreadable: int64(c.Unreadable), Sent: int64(c.Sent)*leafSize + int64(c.Put)}
+	m.Looked = m.Free + m.Zero + m.Same + m.Copied + m.Unreadable + m.Sent
+	return mover.Event{Time: time.Now(), Began: p.began, Kind: mover.PassEvent, Pass: &mover.EndedPass{Kind: p.Kind.String(), Passes: 1, Epoch: p.Epoch,
+		Generation: fmt.Sprintf("%x", p.Generation[:]), Consistency: p.commit.Consistency.String(), Moved: m}}
 }
 
 func (f *flow) noteError(err error) {

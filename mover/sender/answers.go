@@ -49,7 +49,7 @@ func (r *run) differ(c *conn, seq uint32, m *wire.Differ) bool {
 		r.room.Give(b.bytes)
 		r.release(b)
 		r.mu.Unlock()
-		r.p.acked.Add(b.bytes)
+		r.p.equal(b.bytes)
 		r.nudge()
 		return true
 	}

@@ -52,10 +52,35 @@ type batch struct {
 	runs    []wire.Run
 	need    []byte
 	counts  mover.Counts // of the last time it was sent
+	payload int64        // bytes that its data was that time
 	times   int          // it was sent
 }
 
 func newBatch(s shape) *batch { return &batch{shape: s} }
+
+// moved tells what became of the bytes of a batch that is durable. A short last leaf of a volume counts with the bytes it has.
+func (b *batch) moved() (m mover.Moved) {
+	c := b.counts
+	if b.shape == bare {
+		return m // of free space only; the pass knows it as a whole
+	}
+	zero := c.Offered - c.Same - c.Copied - c.Sent // leaves that told by their digest that they are
+	m = mover.Moved{Looked: b.bytes, Zero: int64(c.Zero + zero*chunker.LeafSize), Unreadable: int64(c.Unreadable), Same: int64(c.Same) * chunker.LeafSize,
+		Copied: int64(c.Copied) * chunker.LeafSize, Sent: int64(c.Sent)*chunker.LeafSize + int64(c.Put), Payload: b.payload}
+	over := m.Same + m.Copied + m.Sent + m.Zero + m.Unreadable - m.Looked
+	switch last := len(b.digests) - 1; {
+	case over <= 0:
+	case last/8 < len(b.need) && wire.Bit(b.need, last):
+		m.Sent -= over
+	case zero > 0:
+		m.Zero -= over
+	case c.Same > 0:
+		m.Same -= over
+	default:
+		m.Copied -= over
+	}
+	return m
+}
 
 // split takes the second half of the extents out of b, into a batch of its own that has no seq yet.
 func (b *batch) split() *batch {

@@ -56,6 +56,8 @@ type Deps struct {
 	Record func(*mover.Report) error
 	// Recorded is what Record kept before this start, or nil.
 	Recorded *mover.Report
+	// Note is told what a report tells later: passes that ended, histories that were lost. It must not wait. May be nil.
+	Note func(mover.Event)
 	// Priority is shared by all flows of the process; nil: I/O priorities are left alone.
 	Priority *Priority
 }

@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"fmt"
 	"iter"
 	"math"
 	"slices"
@@ -29,6 +30,7 @@ type pass struct {
 	whole       *extent.Set // delta: leaves that are free at the target and no longer here; sent whole, unknown after the commit
 	started     time.Time
 	total       int64 // bytes to look at
+	wireAt      int64 // bytes on the wire before it
 
 	read, acked, resent atomic.Int64 // bytes
 
@@ -43,6 +45,7 @@ type pass struct {
 	open    map[uint32]*batch // sent once at least, not acked
 	again   []*batch          // planned and in no run's hands: to do again
 	counts  mover.Counts      // of acked batches
+	moved   mover.Moved       // the same in bytes, with groups that were equal as a whole
 }
 
 // weakest is the level of compression that p gets at least. The bytes of deltas are what the line is paid for, day after day, and the
@@ -100,7 +103,33 @@ func (p *pass) settle(b *batch) {
 		p.done.Add(b.seq)
 	}
 	p.counts.Add(b.counts)
+	p.moved.Add(b.moved())
 	p.acked.Add(b.bytes)
+}
+
+// equal counts a group that the target has.
+func (p *pass) equal(bytes int64) {
+	p.acked.Add(bytes)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.moved.Add(mover.Moved{Looked: bytes, Same: bytes})
+}
+
+// event tells how p ended; wire is what its link has sent since it began.
+func (p *pass) event(wire int64, err error) mover.Event {
+	p.mu.Lock()
+	m := p.moved
+	p.mu.Unlock()
+	m.Wire = wire
+	if p.free != nil && err == nil {
+		m.Looked, m.Free = m.Looked+p.free.Bytes(), p.free.Bytes()
+	}
+	e := mover.Event{Time: time.Now(), Began: p.started, Kind: mover.PassEvent, Pass: &mover.EndedPass{Kind: p.kind.String(), Passes: 1, Why: p.why,
+		Epoch: p.epoch, Generation: fmt.Sprintf("%x", p.generation[:]), Consistency: p.consistency.String(), Moved: m}}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	return e
 }
 
 // view is what Status shows.

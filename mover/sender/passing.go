@@ -56,6 +56,7 @@ func (f *Flow) pass(ctx context.Context, on occasion) (*pass, error) {
 			continue
 		}
 		f.drop(p)
+		f.note(p.event(f.link.view().out-p.wireAt, err))
 		if errors.Is(err, sentinel.ErrFenced) && p.kind == mover.Delta && f.link.view().fatal == nil {
 			f.force = "the gateway cannot build on epoch " + fmt.Sprint(p.epoch-1) + ": " + err.Error()
 			continue
@@ -130,7 +131,7 @@ func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
 			return nil, fmt.Errorf("take what has changed: %w", err)
 		}
 		p := &pass{id: newID(), kind: choice.Kind, why: choice.Why, generation: tr.History().Generation, epoch: epoch,
-			consistency: mover.Fuzzy, frozen: frozen, around: on != onSchedule, reclaim: f.reclaim, started: took}
+			consistency: mover.Fuzzy, frozen: frozen, around: on != onSchedule, reclaim: f.reclaim, started: took, wireAt: f.link.view().out}
 		if frozen && f.deps.Freezer != nil {
 			p.consistency = mover.Crash
 		}
@@ -157,6 +158,7 @@ func (f *Flow) lostTrack(err error) {
 	f.mu.Lock()
 	f.view.gap = err.Error()
 	f.mu.Unlock()
+	f.note(mover.Event{Time: time.Now(), Kind: mover.GapEvent, Text: err.Error()})
 }
 
 // prepare brings the table to what the Take means, and makes the plan.

@@ -147,7 +147,7 @@ func ours(err error) error {
 }
 
 func (r *run) offer(b *batch) error {
-	b.counts, b.final = mover.Counts{Offered: uint64(len(b.digests))}, false
+	b.counts, b.final, b.payload = mover.Counts{Offered: uint64(len(b.digests))}, false, 0
 	return r.write(b, asked, true, wire.TypeOffer, 0, &wire.Offer{Runs: b.leafRuns(), Digests: b.digests})
 }
 
@@ -206,6 +206,7 @@ func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 	b.counts, b.final = mover.Counts(wire.CountItems(b.items)), true
 	sum := digest.Sum(plain)
 	codec, payload := r.packer.compress(plain, scratch, r.p.weakest())
+	b.payload = int64(len(payload))
 	if codec != wire.CodecPlain {
 		r.release(b)
 	}
@@ -224,7 +225,7 @@ func (r *run) transmitData(ctx context.Context, b *batch, scratch *[]byte) error
 		r.release(b)
 	}
 	r.mu.Lock()
-	b.counts.Sent, b.final = uint64(n), true
+	b.counts.Sent, b.final, b.payload = uint64(n), true, int64(len(payload))
 	b.writing++
 	c := b.conn // stays: whoever loses it leaves a batch in stage sending to its packer
 	r.mu.Unlock()

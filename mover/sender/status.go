@@ -56,6 +56,14 @@ func (f *Flow) noteError(err error) {
 	f.view.lastError = err.Error()
 }
 
+// note tells what a report tells later.
+func (f *Flow) note(e mover.Event) {
+	if f.deps.Note != nil {
+		e.Flow = f.cfg.Flow
+		f.deps.Note(e)
+	}
+}
+
 func (f *Flow) setPace(change func(*mover.Pace)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -69,6 +77,7 @@ func (f *Flow) committed(p *pass) {
 	counts := p.counts
 	p.mu.Unlock()
 	f.deps.Log.Info("pass committed", "flow", f.cfg.Flow, "kind", p.kind.String(), "epoch", p.epoch, "bytes", p.total, "took", took.Round(time.Millisecond))
+	f.note(p.event(f.link.view().out-p.wireAt, nil))
 	f.link.setState(func(s *mover.FlowState) { s.Phase, s.Generation, s.Epoch = mover.Point, p.generation, p.epoch })
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,7 +145,7 @@ func (f *Flow) Status() mover.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v := &f.view
-	s := mover.Status{Flow: f.cfg.Flow, Role: "source", Device: f.cfg.Device, Size: f.deps.Volume.Size(), State: v.state, Reason: v.reason,
+	s := mover.Status{Flow: f.cfg.Flow, Role: "source", Device: f.cfg.Device, Identity: f.deps.Volume.Identity(), Peer: f.cfg.Gateway, Size: f.deps.Volume.Size(), State: v.state, Reason: v.reason,
 		Next: v.next, Since: v.since, Tracking: method, Gap: v.gap, Dirty: pending, DirtyRate: v.dirty.PerSecond(), Rate: v.line.PerSecond(),
 		WireRate: v.wire.PerSecond(), WireOut: l.out, WireIn: l.in, Totals: v.totals, Passes: v.passes, Rescans: v.rescans,
 		PointTime: v.point, PointEpoch: v.pointEpoch, Conns: l.conns, RTT: l.rtt.Seconds(), Memory: f.deps.Buffers.Used(),
