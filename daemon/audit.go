@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/daemon/history"
 	"github.com/moverd/mover/internal/audit"
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/version"
@@ -18,8 +20,7 @@ import (
 // audited is a role whose verbs and states go into the trail.
 type audited struct {
 	role
-	trail *audit.Trail
-	log   *slog.Logger
+	log *Log // with trail and history
 
 	mu     sync.Mutex      // guards all below
 	parked map[string]bool // flows that an earlier process left frozen: each has a hold of its own
@@ -32,16 +33,18 @@ func openTrail(o *Options, p place) (*audited, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &audited{trail: t, log: o.Log.Logger, parked: map[string]bool{}}
+	past := history.Open(history.Config{Dir: filepath.Join(p.state, "history"), Spill: filepath.Join(p.run, o.Role+".history"), Log: o.Log.Logger})
+	a := &audited{parked: map[string]bool{}}
+	a.log = &Log{Logger: slog.New(&tee{Handler: o.Log.Handler(), to: a}), buf: o.Log.buf, trail: t, past: past}
 	if o.Role == Source {
 		for _, f := range o.Config.Source.Flows {
 			if r, err := recorded(p.run, f.Name); err == nil && r != nil && r.Left == "frozen" {
 				a.parked[f.Name] = true
-				t.Hold()
+				a.log.hold()
 			}
 		}
 	}
-	o.Log = &Log{Logger: slog.New(&tee{Handler: o.Log.Handler(), to: a}), buf: o.Log.buf, trail: t}
+	o.Log = a.log
 	return a, nil
 }
 
@@ -52,6 +55,13 @@ func keepOf(o Options) time.Duration {
 	return time.Duration(o.Config.Gateway.Audit.Keep)
 }
 
+// Names of events.
+const (
+	begins  = ".begin" // follows a verb
+	ends    = ".end"
+	stopped = "daemon.stop"
+)
+
 // begin and end are the daemon's own records.
 func (a *audited) begin(o Options) {
 	details := map[string]any{"role": o.Role, "version": version.String(), "pid": os.Getpid()}
@@ -59,8 +69,30 @@ func (a *audited) begin(o Options) {
 		details["config_digest"] = digest.Sum(raw).String()
 	}
 	a.note(audit.Record{Event: "daemon.start", Details: details})
-	seq, last := a.trail.Head()
+	seq, last := a.log.trail.Head()
 	a.log.Info("audit trail", "seq", seq, "digest", last)
+	a.unclean()
+}
+
+// unclean records that the process before did not come to its end.
+func (a *audited) unclean() {
+	switch last, found := a.log.trail.Found(); {
+	case !found || last.Event == stopped:
+	default:
+		a.note(audit.Record{Event: "daemon.unclean", Details: map[string]any{"last_seq": last.Seq, "last_event": last.Event, "last_time": last.Time.Format(time.RFC3339)}})
+	}
+}
+
+// reloaded records what became of a signal to read the config again.
+func (a *audited) reloaded(o Options, err error) {
+	details := map[string]any{"ok": err == nil}
+	if err != nil {
+		details["error"] = err.Error()
+	}
+	if raw, err := os.ReadFile(o.File); err == nil {
+		details["config_digest"] = digest.Sum(raw).String()
+	}
+	a.note(audit.Record{Event: "config.reload", Details: details})
 }
 
 func (a *audited) end(why error) {
@@ -68,18 +100,24 @@ func (a *audited) end(why error) {
 	if why != nil {
 		details["error"] = why.Error()
 	}
-	a.note(audit.Record{Event: "daemon.stop", Details: details})
-	if err := a.trail.Close(); err != nil {
-		a.log.Error("the audit trail cannot be written", "error", err)
+	a.note(audit.Record{Event: stopped, Details: details})
+	if err := a.shut(); err != nil {
+		a.log.Error("what was recorded is not all written", "error", err)
 	}
 }
 
-// note records what has happened already: a disk that is full is told loudly, and stops nothing.
-func (a *audited) note(r audit.Record) {
-	if err := a.trail.Append(r); err != nil {
-		a.log.Error("the audit trail cannot be written; records wait in memory, cutover, claim and rollback are refused", "error", err)
+// shut ends what records, for as long as a stop may last.
+func (a *audited) shut() error {
+	err := a.log.trail.Close()
+	if a.log.past != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+		defer cancel()
+		err = errors.Join(err, a.log.past.Close(ctx))
 	}
+	return err
 }
+
+func (a *audited) note(r audit.Record) { a.log.record(r) }
 
 // Do records the verb and its outcome. What changes who writes the target is not begun without a record.
 func (a *audited) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
@@ -87,7 +125,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 		return a.role.Do(ctx, verb, r, progress) // a look
 	}
 	actor := control.Peer(ctx)
-	asked := audit.Record{Actor: actor, Event: verb + ".begin", Flow: r.Flow, Details: map[string]any{}}
+	asked := audit.Record{Actor: actor, Event: verb + begins, Flow: r.Flow, Details: map[string]any{}}
 	for name, on := range map[string]bool{"rehearse": r.Rehearse, "all": r.All, "overwrite": r.Overwrite, "drop": r.Drop} {
 		if on {
 			asked.Details[name] = true
@@ -102,7 +140,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw: // harmless, or must not be held up
 		a.note(asked)
 	default:
-		if err := a.trail.Require(asked); err != nil {
+		if err := a.log.trail.Require(asked); err != nil {
 			return control.Result{}, err
 		}
 	}
@@ -110,8 +148,21 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 	if err == nil && (verb == control.Thaw || verb == control.Rollback) {
 		a.unpark(r.Flow)
 	}
-	a.note(audit.Record{Actor: actor, Event: verb + ".end", Flow: r.Flow, Details: outcome(result, err)})
+	a.log.append(audit.Record{Actor: actor, Event: verb + ends, Flow: r.Flow, Details: outcome(result, err)})
+	a.log.note(ended(actor, verb, r.Flow, result, err))
 	return result, err
+}
+
+// ended is the event of a verb: of a cutover and the like by its report's kind.
+func ended(actor, verb, flow string, result control.Result, err error) mover.Event {
+	e := mover.Event{Kind: verb, Flow: flow, Actor: actor, Text: result.Text, Report: result.Report}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	if r := result.Report; r != nil {
+		e.Kind, e.Began, e.Pause, e.Consistency = r.Kind, r.Started, r.Pause, r.Consistency
+	}
+	return e
 }
 
 func outcome(result control.Result, err error) map[string]any {
@@ -132,9 +183,8 @@ func (a *audited) unpark(flow string) {
 	delete(a.parked, flow)
 	a.mu.Unlock()
 	if held {
-		if err := a.trail.Release(); err != nil {
-			a.log.Error("the audit trail cannot be written; records wait in memory", "error", err)
-		}
+		a.log.release()
+		a.unclean()
 	}
 }
 
@@ -157,7 +207,11 @@ func (a *audited) watch(stop <-chan struct{}) {
 	defer tick.Stop()
 	seen := map[string]mover.Status{}
 	for {
-		for _, s := range a.role.Status() {
+		all := a.role.Status()
+		if a.log.past != nil {
+			a.log.past.Look(all)
+		}
+		for _, s := range all {
 			for _, r := range changes(seen[s.Flow], s) {
 				a.note(r)
 			}

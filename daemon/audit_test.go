@@ -35,7 +35,7 @@ func trailFor(t *testing.T, r role) (*audited, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tr.Close() })
-	return &audited{role: r, trail: tr, log: slog.New(slog.DiscardHandler), parked: map[string]bool{}}, dir
+	return &audited{role: r, log: &Log{Logger: slog.New(slog.DiscardHandler), trail: tr}, parked: map[string]bool{}}, dir
 }
 
 func events(t *testing.T, dir string) (all []string) {
@@ -66,7 +66,7 @@ func TestNoTrailNoCutover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.trail = tr
+	a.log.trail = tr
 	for _, verb := range []string{control.Cutover, control.Claim, control.Rollback} {
 		if _, err := a.Do(t.Context(), verb, control.Request{Flow: "root"}, nil); !errors.Is(err, sentinel.ErrRefused) {
 			t.Errorf("%s: %v", verb, err)

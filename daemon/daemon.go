@@ -96,7 +96,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	if a.role, err = open(ctx, o); err != nil {
-		return errors.Join(err, a.trail.Close())
+		return errors.Join(err, a.shut())
 	}
 	a.begin(o)
 	err = errors.Join(serve(ctx, o, p, a), a.close())
@@ -218,6 +218,9 @@ func reloads(ctx context.Context, o Options, r role) error {
 		}
 		if err == nil {
 			err = r.reload(c)
+		}
+		if a, ok := r.(*audited); ok {
+			a.reloaded(o, err)
 		}
 		if err != nil {
 			o.Log.Error("reload: the config was not taken over", "error", err)

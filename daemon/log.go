@@ -4,17 +4,21 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 
+	"github.com/moverd/mover/daemon/history"
 	"github.com/moverd/mover/internal/audit"
 	"github.com/moverd/mover/internal/logbuf"
+	"github.com/moverd/mover/mover"
 )
 
 // Log is the daemon's log. It never waits for its reader, who may be stuck on a filesystem that is frozen.
 type Log struct {
 	*slog.Logger
 	buf   *logbuf.Handler
-	trail *audit.Trail // held with the log; may be nil
+	trail *audit.Trail // held with the log, as the next; may be nil
+	past  *history.Store
 }
 
 // NewLog makes a log of text lines at out.
@@ -36,18 +40,59 @@ func (l *Log) quiet() func(bool) {
 		switch {
 		case on && !held:
 			l.buf.Hold()
-			if l.trail != nil {
-				l.trail.Hold()
-			}
+			l.hold()
 		case !on && held:
 			l.buf.Release()
-			if l.trail != nil {
-				if err := l.trail.Release(); err != nil {
-					l.Error("the audit trail cannot be written; records wait in memory", "error", err)
-				}
-			}
+			l.release()
 		}
 		held = on
+	}
+}
+
+// hold keeps what is recorded about the daemon's work off the disk.
+func (l *Log) hold() {
+	if l.trail != nil {
+		l.trail.Hold()
+	}
+	if l.past != nil {
+		l.past.Hold()
+	}
+}
+
+func (l *Log) release() {
+	if l.past != nil {
+		l.past.Release()
+	}
+	if l.trail == nil {
+		return
+	}
+	if err := l.trail.Release(); err != nil {
+		l.Error("the audit trail cannot be written; records wait in memory", "error", err)
+	}
+}
+
+// record keeps what has happened already, in the trail and for reports: a disk that is full is told loudly, and stops nothing.
+func (l *Log) record(r audit.Record) {
+	if !strings.HasSuffix(r.Event, begins) && !strings.HasPrefix(r.Event, "link.refused") {
+		l.note(mover.Event{Time: r.Time, Kind: strings.TrimSuffix(r.Event, ends), Flow: r.Flow, Actor: r.Actor, Details: r.Details})
+	}
+	l.append(r)
+}
+
+// append keeps it in the trail only.
+func (l *Log) append(r audit.Record) {
+	if l.trail == nil {
+		return
+	}
+	if err := l.trail.Append(r); err != nil {
+		l.Error("the audit trail cannot be written; records wait in memory, cutover, claim and rollback are refused", "error", err)
+	}
+}
+
+// note keeps an event for reports.
+func (l *Log) note(e mover.Event) {
+	if l.past != nil {
+		l.past.Note(e)
 	}
 }
 

@@ -110,7 +110,7 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 		Dial:   func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.c.Gateway.Address, p.tls) },
 		Quiet:  p.o.Log.quiet(),
 		Leave:  fr.leave,
-		Record: recorder(run, p.f.Name), Recorded: report,
+		Record: recorder(run, p.f.Name), Recorded: report, Note: p.o.Log.note,
 	})
 	if err != nil {
 		return nil, errors.Join(err, t.Close())

@@ -13,6 +13,7 @@ import (
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/control"
 	"github.com/moverd/mover/daemon/metrics"
+	"github.com/moverd/mover/internal/audit"
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/sender"
@@ -36,6 +37,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	thawed, err := freeze.ThawStale(string(c.Run))
 	if len(thawed) > 0 {
 		o.Log.Warn("thawed what an earlier daemon had left frozen", "what", thawed)
+		o.Log.record(audit.Record{Event: "thaw.stale", Details: map[string]any{"what": thawed}})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("thaw what an earlier daemon left frozen: %w", err)

@@ -128,7 +128,7 @@ func (t *Trail) end(name string, note func(string, map[string]any)) error {
 	lines := bytes.Split(bytes.TrimSuffix(whole, []byte("\n")), []byte("\n"))
 	for _, line := range slices.Backward(lines) {
 		if r, err := decode(line); err == nil {
-			t.seq, t.last = r.Seq, r.Digest
+			t.seq, t.last, t.found = r.Seq, r.Digest, &r
 			return nil
 		}
 	}

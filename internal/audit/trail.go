@@ -37,8 +37,9 @@ type Trail struct {
 	name    string // of file
 	size    int64
 	head    *os.File
-	seq     uint64 // of the last record
-	last    string // its digest
+	seq     uint64  // of the last record
+	last    string  // its digest
+	found   *Record // the last one that an earlier process wrote; nil: not looked yet, or none
 	held    int
 	pending []Record
 	lost    int  // records that did not fit into pending
@@ -223,6 +224,18 @@ func (t *Trail) Head() (uint64, string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.seq, t.last
+}
+
+// Found is the last record that an earlier process wrote, as soon as the folder was looked at; told once.
+func (t *Trail) Found() (Record, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.found == nil {
+		return Record{}, false
+	}
+	r := *t.found
+	t.found = nil
+	return r, true
 }
 
 // Close writes what is left. What is still on hold stays in Config.Spill and comes into the trail at the next start.
