@@ -16,8 +16,9 @@ type RecoveryPoint struct {
 	Generation  string      `json:"generation"`
 	Epoch       uint64      `json:"epoch"`
 	Pass        string      `json:"pass"`
-	Size        int64       `json:"size_bytes"`     // of the volume
-	Root        string      `json:"root,omitempty"` // Merkle root of the target, when it was known
+	Size        int64       `json:"size_bytes"`           // of the volume
+	Root        string      `json:"root,omitempty"`       // Merkle root of the target, when it was known; as in reports
+	Image       string      `json:"image_root,omitempty"` // the same with free leaves as zeros: what a copy is verified by
 	Pinned      bool        `json:"pinned"`
 	Rehearsed   bool        `json:"rehearsed"`
 	Cutover     bool        `json:"cutover"`          // of the hand-over

@@ -125,7 +125,7 @@ func (c *Catalog) Get(flow string) (Record, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, ok := c.flows[flow]
-	return r.clone(), ok
+	return r.Clone(), ok
 }
 
 // ByNumber finds the flow that a number of the dedup index stands for.
@@ -143,7 +143,7 @@ func (c *Catalog) ByNumber(n uint32) (flow string, ok bool) {
 // Put replaces a flow's record durably, giving it a number when it has none. Another flow with the same claim: ErrRefused, and
 // nothing has changed; the same holds after any other error (C6, C12).
 func (c *Catalog) Put(r Record) (Record, error) {
-	r = r.clone()
+	r = r.Clone()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := CheckName(r.Tenant, r.Host, r.Name); err != nil {
@@ -168,7 +168,7 @@ func (c *Catalog) Put(r Record) (Record, error) {
 	}
 	c.flows[r.Flow] = r
 	c.next = max(c.next, r.Number+1)
-	return r.clone(), nil
+	return r.Clone(), nil
 }
 
 // Drop forgets a flow with its claim, table and log.

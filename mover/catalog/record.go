@@ -60,6 +60,7 @@ type Record struct {
 	Report     string          `json:"report,omitempty"` // of the release
 	Released   time.Time       `json:"released,omitzero"`
 	Unreadable []extent.Extent `json:"unreadable,omitempty"` // zeros stand in for these
+	Group      string          `json:"group,omitempty"`      // that the last confirmed point was taken with
 	Points     []KeptPoint     `json:"points,omitempty"`     // that are kept, the oldest first
 	PointOwner ID              `json:"point_owner,omitzero"` // in the names of kept points; new with each claim
 	Updated    time.Time       `json:"updated"`
@@ -98,8 +99,9 @@ type KeptPoint struct {
 	Time        time.Time         `json:"time"`
 	Consistency mover.Consistency `json:"consistency"`
 	Proven      bool              `json:"proven"`
-	Root        string            `json:"root,omitempty"`
-	Size        int64             `json:"size_bytes"` // of the volume
+	Root        string            `json:"root,omitempty"`       // of the target, free leaves apart, as reports compare it
+	Image       string            `json:"image_root,omitempty"` // of the copy as it reads, free leaves as zeros
+	Size        int64             `json:"size_bytes"`           // of the volume
 	Pass        ID                `json:"pass"`
 	Pinned      bool              `json:"pinned,omitempty"`
 	Rehearsed   bool              `json:"rehearsed,omitempty"`
@@ -119,8 +121,8 @@ type OpenPass struct {
 	Began      time.Time      `json:"began"`
 }
 
-// clone copies what r points to, so that records can be handed out by value.
-func (r Record) clone() Record {
+// Clone copies what r points to, so that records can be handed out and changed by value.
+func (r Record) Clone() Record {
 	if r.Open != nil {
 		p := *r.Open
 		r.Open = &p

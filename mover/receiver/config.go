@@ -9,8 +9,8 @@
 //	round (one per pass)           fdatasync of the log, or sync of target and table; then the ack (C3)
 //	finish (one per flow)          after the commit record: apply the log, record the point, discard the log (C5, C6)
 //
-// Whoever changes what a flow stands on (OPEN, COMMIT, ABORT, READBACK, RELEASE) holds the whole of the flow's gate; batches and
-// questions hold a share. Lock order: attach, gate, seq, pass.roundMu, intents.mu, flow.mu.
+// Whoever changes what a flow stands on (OPEN, COMMIT, KEEP, ABORT, READBACK, RELEASE) holds the whole of the flow's gate; batches and
+// questions hold a share. Lock order: attach, gate, seq, pass.roundMu, intents.mu, flow.recMu, flow.mu.
 package receiver
 
 import (

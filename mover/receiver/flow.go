@@ -41,6 +41,8 @@ type flow struct {
 	// allTouched: after a start everything that is known counts as touched.
 	allTouched atomic.Bool
 
+	recMu sync.Mutex // held while the record is changed, so that no change is lost
+
 	targetMu sync.RWMutex // other flows read candidates under a read lock; closing takes the write lock
 
 	mu         sync.Mutex // guards all below
@@ -92,7 +94,9 @@ func (f *flow) record() catalog.Record {
 
 // update changes the record durably; on an error it is as before.
 func (f *flow) update(change func(*catalog.Record)) error {
-	r := f.record()
+	f.recMu.Lock()
+	defer f.recMu.Unlock()
+	r := f.record().Clone() // others may be reading
 	change(&r)
 	r, err := f.s.cat.Put(r)
 	if err != nil {

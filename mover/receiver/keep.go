@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/moverd/mover/blockdev"
@@ -23,7 +24,53 @@ func (c *conn) handleKeep(seq uint32, m *wire.Keep) error {
 	if err != nil {
 		return f.serious(err)
 	}
-	return c.wc.Write(wire.TypeKept, seq, answer)
+	if err := c.wc.Write(wire.TypeKept, seq, answer); err != nil || answer.Point == "" {
+		return err
+	}
+	if err := f.rootPoint(c.ctx, answer.Point); err != nil { // nobody waits for it, and the flow can do without
+		f.log.Warn("root of the recovery point is not known", "point", answer.Point, "error", err)
+	}
+	return nil
+}
+
+// rootRead is how many bytes of leaves of unknown content are read to complete a point's root: the next pass waits for it.
+const rootRead = 256 << 20
+
+// rootPoint completes what the kept point can be verified by, if the target is at it still. The caller holds the whole gate.
+func (f *flow) rootPoint(ctx ctxt, id string) error {
+	kp, ok := f.hasPoint(id)
+	r := f.record()
+	if !ok || kp.Image != "" || r.Phase != mover.Point || r.Generation != kp.Generation || r.Epoch != kp.Epoch {
+		return nil
+	}
+	leaves, known, _ := f.table.Counts()
+	if (leaves-known)*leafSize > rootRead {
+		return nil
+	}
+	var done atomic.Int64
+	if err := f.readLeaves(ctx, f.table.Unknown(), &done); err != nil {
+		return err
+	}
+	image := f.imageRoot()
+	root, ok := f.table.Root()
+	if image == "" || !ok {
+		return f.table.Err()
+	}
+	return f.update(func(r *catalog.Record) {
+		for i := range r.Points {
+			if r.Points[i].ID == id {
+				r.Points[i].Root, r.Points[i].Image = root.String(), image
+			}
+		}
+	})
+}
+
+// imageRoot is what the target's bytes amount to; empty when not all of it is known.
+func (f *flow) imageRoot() string {
+	if d, ok := f.table.ImageRoot(); ok {
+		return d.String()
+	}
+	return ""
 }
 
 // keep may be asked again with the same moment: what is recorded and kept already stays as it is. The caller holds the whole gate. An error
@@ -45,13 +92,14 @@ func (f *flow) keep(m *wire.Keep) (*wire.Kept, error) {
 		return f.keepNot("its point was confirmed as moment %v before", blockdev.ID(r.Point.Moment))
 	}
 	if err := f.update(func(r *catalog.Record) {
+		r.Group = m.Group
 		r.Point.Moment, r.Point.Consistency, r.Point.Time = moment, mover.Consistency(m.Consistency), time.Unix(0, m.UnixNano).UTC()
 	}); err != nil {
 		return nil, err
 	}
 	f.log.Info("recovery point confirmed", "epoch", m.Epoch, "moment", blockdev.ID(moment), "consistency", mover.Consistency(m.Consistency).String(), "group", m.Group)
 	p := f.presentPoint()
-	p.ID = fmt.Sprintf("%s-%x", p.Time.Format(pointTime), m.Moment[:4])
+	p.ID = mover.PointID(p.Time, blockdev.ID(moment).String())
 	p.Group, p.Members = m.Group, m.Members
 	p.Rehearsed, p.Cutover = m.Flags&wire.FlagRehearse != 0, m.Flags&wire.FlagCutover != 0
 	return f.keepConfirmed(p)
@@ -67,12 +115,13 @@ func (f *flow) keepNot(format string, args ...any) (*wire.Kept, error) {
 // keepConfirmed takes the copy, if the flow keeps any. A copy that was taken of the fuzzy commit becomes that of the moment.
 func (f *flow) keepConfirmed(p catalog.KeptPoint) (*wire.Kept, error) {
 	answer := &wire.Kept{Consistency: uint8(p.Consistency)}
-	known := slices.IndexFunc(f.record().Points, func(o catalog.KeptPoint) bool { return o.Pass == p.Pass })
-	if known >= 0 {
+	same := func(o catalog.KeptPoint) bool { return o.Pass == p.Pass }
+	if slices.ContainsFunc(f.record().Points, same) {
 		err := f.update(func(r *catalog.Record) {
-			p.ID, p.Method = r.Points[known].ID, r.Points[known].Method
-			p.Pinned = r.Points[known].Pinned
-			r.Points[known] = p
+			if i := slices.IndexFunc(r.Points, same); i >= 0 {
+				p.ID, p.Method, p.Pinned = r.Points[i].ID, r.Points[i].Method, r.Points[i].Pinned
+				r.Points[i] = p
+			}
 		})
 		answer.Point = p.ID
 		return answer, err

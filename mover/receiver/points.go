@@ -51,9 +51,6 @@ func (f *flow) ownPoints() error {
 	return f.update(func(r *catalog.Record) { r.PointOwner = owner })
 }
 
-// pointTime is how the time of a point stands in its id.
-const pointTime = "20060102T150405Z"
-
 // worthKeeping tells whether copies of points of this consistency are kept.
 func (f *flow) worthKeeping(c mover.Consistency) bool {
 	keeps := f.s.cfg.OpenPoints != nil && f.cfg.Points.Method != ""
@@ -82,7 +79,8 @@ func (f *flow) keepPoint(p *pass) error {
 	if !f.worthKeeping(kp.Consistency) || slices.ContainsFunc(f.record().Points, func(o catalog.KeptPoint) bool { return o.Pass == kp.Pass }) {
 		return nil // taken before a crash; the log was applied once more since, which changed nothing (C5)
 	}
-	kp.ID = fmt.Sprintf("%s-%x", kp.Time.UTC().Format(pointTime), p.Pass[:4])
+	kp.ID = mover.PointID(kp.Time, p.Pass.String())
+	kp.Image = f.imageRoot()
 	ctx, cancel := f.pointContext()
 	defer cancel()
 	err := f.takePoint(ctx, &kp)
@@ -114,6 +112,7 @@ func (f *flow) notePoint(ctx context.Context, kp catalog.KeptPoint, err error) {
 	if err := f.prunePoints(ctx); err != nil {
 		f.log.Warn("old recovery points could not be removed", "error", err)
 	}
+	f.pruneNeighbours()
 }
 
 // takePoint takes and records the copy. A flow that can keep none gives no error, and kp no method.
@@ -141,15 +140,62 @@ func (f *flow) takePoint(ctx context.Context, kp *catalog.KeptPoint) error {
 	return nil
 }
 
-// prunePoints removes what is no longer to be kept, but for what is being read.
+// prunePoints removes what is no longer to be kept, but for what is being read and what another disk of the group holds on to.
 func (f *flow) prunePoints(ctx context.Context) error {
 	var errs []error
-	for _, id := range mover.Expired(f.pointList(), f.cfg.Points.Keep) {
+	for _, id := range f.expired() {
 		if err := f.removePoint(ctx, id); err != nil && !errors.Is(err, errPointInUse) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// expired lists the points of f that go.
+func (f *flow) expired() []string {
+	all := []mover.FlowPoints{f.flowPoints()}
+	for _, o := range f.neighbours() {
+		all = append(all, o.flowPoints())
+	}
+	return mover.ExpiredTogether(all)[0]
+}
+
+// neighbours are the other flows of the same host: only they can share a moment with f.
+func (f *flow) neighbours() (out []*flow) {
+	for _, key := range f.s.order {
+		if o := f.s.flows[key]; o != f && o.cfg.Tenant == f.cfg.Tenant && o.cfg.Host == f.cfg.Host {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+func (f *flow) flowPoints() mover.FlowPoints {
+	p := mover.FlowPoints{Flow: f.key, Keep: f.cfg.Points.Keep, Points: f.pointList()}
+	if g := f.record().Group; g != "" {
+		p.Group = f.cfg.Tenant + "/" + f.cfg.Host + "/" + g
+	}
+	return p
+}
+
+// pruneNeighbours removes in the background what only f's older points have held: of a moment that goes, the last member's points go last.
+func (f *flow) pruneNeighbours() {
+	for _, o := range f.neighbours() {
+		if len(o.expired()) == 0 {
+			continue
+		}
+		f.s.start(func() {
+			ctx, cancel := o.pointContext()
+			defer cancel()
+			if o.exclusiveBroken(ctx, nil) != nil {
+				return // its own next point does it
+			}
+			defer o.gate.unwhole()
+			if err := o.prunePoints(ctx); err != nil && ctx.Err() == nil {
+				o.log.Warn("old recovery points could not be removed", "error", err)
+			}
+		})
+	}
 }
 
 // removePoint: the record goes first; what a crash leaves then is an orphan, which the next start removes.
@@ -205,7 +251,7 @@ func (f *flow) pointList() []mover.RecoveryPoint {
 	var out []mover.RecoveryPoint
 	for _, p := range f.record().Points {
 		rp := mover.RecoveryPoint{ID: p.ID, Time: p.Time, Consistency: p.Consistency, Worth: p.Consistency.String(), Proven: p.Proven,
-			Generation: blockdev.ID(p.Generation).String(), Epoch: p.Epoch, Pass: blockdev.ID(p.Pass).String(), Size: p.Size, Root: p.Root,
+			Generation: blockdev.ID(p.Generation).String(), Epoch: p.Epoch, Pass: blockdev.ID(p.Pass).String(), Size: p.Size, Root: p.Root, Image: p.Image,
 			Pinned: p.Pinned, Rehearsed: p.Rehearsed, Cutover: p.Cutover, Group: p.Group, Members: int(p.Members), Method: p.Method}
 		if p.Moment != (catalog.ID{}) {
 			rp.Moment = blockdev.ID(p.Moment).String()
