@@ -3,10 +3,22 @@ package receiver
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/looptest"
+	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
 )
@@ -121,5 +133,210 @@ func TestKeepFuzzy(t *testing.T) {
 	}
 	if files, _ := os.ReadDir(image + ".points"); len(files) != 1 {
 		t.Fatalf("copies: %v", files)
+	}
+}
+
+// TestKeepRoot: a point says what its bytes amount to, free leaves and leaves that were sent in parts as well; what reads otherwise is not restored.
+func TestKeepRoot(t *testing.T) {
+	ctx := context.Background()
+	r, dir, image := pointRig(t, mover.Keep{Last: 9})
+	s := randomSrc(2*groupSize+9*leafSize+512, 1)
+	c := r.dialKeep("root")
+	free := map[int64]bool{3: true, 4: true, 300: true}
+	p := s.newPass(mover.Full, s.whole(64)...)
+	for i := range p.batches {
+		p.batches[i].free = free
+	}
+	_, err := c.run(s, p)
+	must(t, err)
+	for l := range free {
+		clear(s.leaf(l))
+	}
+	e := extent.Extent{Off: 7*leafSize + 512, Len: 1024}
+	fill(s.b[e.Off:e.End()], 5)
+	_, err = c.run(s, s.newPass(mover.Delta, batch{items: []wire.Item{item(wire.ItemData, e)}}))
+	must(t, err)
+	a, err := c.keep(s.moment(mover.Crash))
+	must(t, err)
+	_, err = c.keep(s.moment(mover.Crash)) // refused, but it comes after the root
+	must(t, err)
+	tree := chunker.NewTree(int64(len(s.b)))
+	for off := 0; off < len(s.b); off += groupSize {
+		tree.Add(chunker.Digests(s.b[off:min(len(s.b), off+groupSize)], nil))
+	}
+	if p := r.pointOf(a.Point); p.Root != s.root(r, free).String() || p.Image != tree.Root().String() {
+		t.Fatalf("%+v, want root %v and image root %v", p, s.root(r, free), tree.Root())
+	}
+	text, err := r.s.Restore(ctx, testFlow, a.Point, filepath.Join(dir, "good.img"), false, nil)
+	if err != nil || !strings.Contains(text, "root as recorded") {
+		t.Fatal(text, err)
+	}
+	kept, err := filepath.Glob(image + ".points/*")
+	must(t, err)
+	must(t, os.Chmod(kept[0], 0o600))
+	f, err := os.OpenFile(kept[0], os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("rot"), 5*leafSize)
+	must(t, errors.Join(err, f.Close()))
+	if _, err := r.s.Restore(ctx, testFlow, a.Point, filepath.Join(dir, "bad.img"), false, nil); !errors.Is(err, sentinel.ErrCorrupt) || !strings.Contains(err.Error(), "do not use it") {
+		t.Fatal(err)
+	}
+	if _, err := r.s.CheckPoint(ctx, testFlow, a.Point, nil); !errors.Is(err, sentinel.ErrCorrupt) {
+		t.Fatal(err)
+	}
+}
+
+// TestKeepKill: the gateway dies before the copy, between the copy and its record, or anywhere, while a point is confirmed. Asked again it
+// answers with one copy of what was committed; and what was never confirmed is fuzzy and has none.
+func TestKeepKill(t *testing.T) {
+	l := looptest.New(t, 400<<20, looptest.Options{})
+	looptest.Mkfs(t, l.Dev, "xfs", "-m", "reflink=1")
+	dir := looptest.Mount(t, l.Dev)
+	c := newChild(t, 64<<20)
+	c.kill()
+	flag := filepath.Join(dir, "kill")
+	c.cc.Target, c.cc.KillAtPoint, c.cc.State = filepath.Join(dir, "target.img"), flag, filepath.Join(dir, "state")
+	c.start()
+	t.Cleanup(c.kill) // before the unmount
+	s := randomSrc(64*leafSize, 1)
+	rnd := rand.New(rand.NewPCG(1, 7))
+	copies := 0
+	for i, when := range []string{"before", "after", "never", "any", "any", "any", "any"} {
+		kind := mover.Delta
+		if i == 0 {
+			kind = mover.Full
+		}
+		fill(s.b[:9*leafSize], uint64(i)+2)
+		cl := c.r.dialKeep("root")
+		_, err := cl.run(s, s.newPass(kind, s.whole(16)...))
+		must(t, err)
+		m := s.moment(mover.Crash)
+		switch when {
+		case "before", "after":
+			must(t, os.WriteFile(flag, []byte(when), 0o600))
+		case "never":
+			c.kill()
+			c.start()
+			continue
+		default:
+			time.AfterFunc(time.Duration(rnd.IntN(12_000))*time.Microsecond, func() { _ = c.cmd.Process.Signal(unix.SIGKILL) })
+		}
+		first, err := cl.keep(m)
+		if when != "any" && err == nil {
+			t.Fatalf("%s: answered %+v by a gateway that dies", when, first)
+		}
+		_ = c.cmd.Wait()
+		_ = os.Remove(flag)
+		c.kill()
+		c.start()
+		again, kerr := c.r.dialKeep("root").keep(m)
+		must(t, kerr)
+		if again.Consistency != uint8(mover.Crash) || again.Point == "" || err == nil && again != first {
+			t.Fatalf("%s: asked again %+v, before %+v %v", when, again, first, err)
+		}
+		copies++
+		now, err := filepath.Glob(c.cc.Target + ".points/*.img")
+		must(t, err)
+		holds := func(p string) bool { b, _ := os.ReadFile(p); return bytes.Equal(b, s.b) }
+		if k := slices.IndexFunc(now, holds); len(now) != copies || k < 0 || !strings.Contains(now[k], again.Point) {
+			t.Fatalf("%s: %v, want %d, one of them %s with what was committed", when, now, copies, again.Point)
+		}
+	}
+}
+
+// hostRig is a gateway with the disks of one server.
+func hostRig(t *testing.T, keep mover.Keep, names ...string) (r *rig, dir string) {
+	t.Helper()
+	r, dir, _ = pointRig(t, keep)
+	r.stop()
+	flow := r.cfg.Flows[0]
+	r.cfg.Flows = nil
+	for _, n := range names {
+		flow.Name, flow.Target = n, filepath.Join(dir, n+".img")
+		r.cfg.Flows = append(r.cfg.Flows, flow)
+	}
+	r.start()
+	return r, dir
+}
+
+// TestMomentsOfGroup: moments of several disks, listed, pinned and removed together, and pruned so that none is torn.
+func TestMomentsOfGroup(t *testing.T) {
+	ctx := context.Background()
+	r, _ := hostRig(t, mover.Keep{Last: 2}, "root", "data")
+	var cs []*client
+	var ss []*src
+	for i, n := range []string{"root", "data"} {
+		cs, ss = append(cs, r.dialKeep(n)), append(ss, randomSrc(16*leafSize, uint64(i)))
+		r.first(cs[i], ss[i])
+	}
+	at := time.Now()
+	moment := func(members int, worth ...mover.Consistency) string {
+		t.Helper()
+		id := newID()
+		at = at.Add(time.Minute)
+		for i := range members {
+			fill(ss[i].b[:leafSize], uint64(at.Unix()))
+			_, err := cs[i].run(ss[i], ss[i].newPass(mover.Delta, ss[i].whole(16)...))
+			must(t, err)
+			m := ss[i].moment(worth[i])
+			m.Moment, m.Members, m.Group, m.UnixNano = id, 2, "all", at.UnixNano()
+			a, err := cs[i].keep(m)
+			must(t, err)
+			if a.Point == "" {
+				t.Fatalf("%+v", a)
+			}
+		}
+		return mover.PointID(at, mover.ID(id).String())
+	}
+	const group = "acme/db1/all"
+	list := func() (out []string) {
+		t.Helper()
+		// What the first member's points have held goes in the background.
+		for range 100 {
+			if len(r.s.flows["acme/db1/root"].expired())+len(r.s.flows["acme/db1/data"].expired()) == 0 {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		all, err := r.s.Moments(group)
+		must(t, err)
+		for _, m := range all {
+			out = append(out, fmt.Sprintf("%s %s %v", m.ID, m.Worth, m.Complete))
+		}
+		return out
+	}
+	first := moment(2, mover.App, mover.Crash)
+	if got := list(); !slices.Equal(got, []string{first + " crash true"}) {
+		t.Fatal(got)
+	}
+	must(t, r.s.PinMoment(ctx, group, first, true))
+	second, third := moment(2, mover.App, mover.App), moment(2, mover.App, mover.App)
+	half, half2 := moment(1, mover.App), moment(1, mover.App) // the other disk's line is down
+	want := []string{first + " crash true", second + " app true", third + " app true", half + " app false", half2 + " app false"}
+	if got := list(); !slices.Equal(got, want) {
+		t.Fatalf("got %v\nwant %v", got, want)
+	}
+	m, err := r.s.Moment(group, half)
+	must(t, err)
+	if !slices.Equal(m.Lacking, []string{"acme/db1/data"}) || len(m.Points) != 1 {
+		t.Fatalf("%+v", m)
+	}
+	whole, last := moment(2, mover.App, mover.App), moment(2, mover.App, mover.App)
+	must(t, r.s.PinMoment(ctx, group, first, false))
+	next := moment(2, mover.App, mover.App)
+	if got := list(); !slices.Equal(got, []string{last + " app true", next + " app true"}) {
+		t.Fatalf("got %v without %s", got, whole)
+	}
+	must(t, r.s.RemoveMoment(ctx, group, last))
+	if got := list(); !slices.Equal(got, []string{next + " app true"}) {
+		t.Fatal(got)
+	}
+	for _, key := range []string{group, "acme/db1", "acme/db1/root", ""} {
+		if m, err := r.s.Moment(key, next); err != nil || len(m.Points) != 2 {
+			t.Fatalf("%q: %+v %v", key, m, err)
+		}
+	}
+	if _, err := r.s.Moment("acme/db1/nix", next); !errors.Is(err, sentinel.ErrNotFound) {
+		t.Fatal(err)
 	}
 }

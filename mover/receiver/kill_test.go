@@ -33,17 +33,24 @@ type childConfig struct {
 	KillAtPoint          string // while this file exists, the gateway dies between a point's copy and its record
 }
 
-// mortal dies right after a point was taken.
+// mortal dies right after a point was taken, or right before if the file says so.
 type mortal struct {
 	blockdev.Points
 	while string
 }
 
 func (m mortal) Take(ctx context.Context, name string) error {
-	err := m.Points.Take(ctx, name)
-	if _, serr := os.Stat(m.while); serr == nil && err == nil {
+	say, serr := os.ReadFile(m.while)
+	die := func() {
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
+	}
+	if string(say) == "before" {
+		die()
+	}
+	err := m.Points.Take(ctx, name)
+	if serr == nil && err == nil {
+		die()
 	}
 	return err
 }

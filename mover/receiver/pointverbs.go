@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/chunker"
+	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/catalog"
@@ -74,12 +76,18 @@ func (s *Server) RemovePoint(ctx context.Context, key, id string) error {
 
 // OpenPoint opens a point for reading; it stays until close is called. Size is the volume's, not the target's.
 func (s *Server) OpenPoint(ctx context.Context, key, id string) (k blockdev.Kept, size int64, done func() error, err error) {
+	k, kp, done, err := s.openPoint(ctx, key, id)
+	return k, kp.Size, done, err
+}
+
+func (s *Server) openPoint(ctx context.Context, key, id string) (k blockdev.Kept, kp catalog.KeptPoint, done func() error, err error) {
 	f, err := s.flow(key)
 	if err != nil {
-		return nil, 0, nil, err
+		return nil, kp, nil, err
 	}
 	f.usePoint(id, 1)
-	kp, ok := f.hasPoint(id)
+	var ok bool
+	kp, ok = f.hasPoint(id)
 	store, err := f.points()
 	if err == nil && (!ok || store == nil) {
 		err = f.errNoPoint(id)
@@ -92,9 +100,9 @@ func (s *Server) OpenPoint(ctx context.Context, key, id string) (k blockdev.Kept
 	}
 	if err != nil {
 		f.usePoint(id, -1)
-		return nil, 0, nil, err
+		return nil, kp, nil, err
 	}
-	return k, kp.Size, func() error { defer f.usePoint(id, -1); return k.Close() }, nil
+	return k, kp, func() error { defer f.usePoint(id, -1); return k.Close() }, nil
 }
 
 func (f *flow) usePoint(id string, n int) {
@@ -135,11 +143,12 @@ func (s *Server) MayWrite(path string) error {
 // Restore copies a point to a device, or to an image file that is made. What is not blank needs overwrite. The copy is read back and
 // compared. The text says what was done.
 func (s *Server) Restore(ctx context.Context, key, id, to string, overwrite bool, tell func(mover.Progress)) (text string, err error) {
-	kept, size, done, err := s.OpenPoint(ctx, key, id)
+	kept, kp, done, err := s.openPoint(ctx, key, id)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	size := kp.Size
 	if err := s.MayWrite(to); err != nil {
 		return "", err
 	}
@@ -155,11 +164,50 @@ func (s *Server) Restore(ctx context.Context, key, id, to string, overwrite bool
 	if err := s.blank(to, overwrite); err != nil {
 		return "", err
 	}
-	written, err := copyPoint(ctx, kept, t, size, tell)
+	written, root, err := copyPoint(ctx, kept, t, size, tell)
 	if err != nil {
 		return "", fmt.Errorf("restore of %s to %s is not complete, do not use it: %w", id, to, err)
 	}
-	return fmt.Sprintf("%s of %s is restored to %s: %d bytes, %d of them other than zeros; read back and equal", id, key, to, size, written), nil
+	proven, err := claims(kp, root)
+	if err != nil {
+		return "", fmt.Errorf("restored to %s, do not use it: %w", to, err)
+	}
+	return fmt.Sprintf("%s of %s is restored to %s: %d bytes, %d of them other than zeros; read back and equal%s", id, key, to, size, written, worth(kp, proven)), nil
+}
+
+// worth is what has to be said of a point that was copied.
+func worth(kp catalog.KeptPoint, proven bool) (text string) {
+	if proven {
+		text = ", root as recorded"
+	} else {
+		text = "; no root was recorded to verify the point itself by"
+	}
+	if kp.Consistency < mover.Crash {
+		text += ". It is fuzzy: of no single moment, not to be launched"
+	}
+	return text
+}
+
+// CheckPoint reads a point and compares it with the root that was recorded. The text says how that stands.
+func (s *Server) CheckPoint(ctx context.Context, key, id string, tell func(mover.Progress)) (text string, err error) {
+	kept, kp, done, err := s.openPoint(ctx, key, id)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	if kp.Image == "" {
+		return worth(kp, false), nil
+	}
+	tree := chunker.NewTree(kp.Size)
+	err = walk(ctx, kept, kp.Size, "check", "reading the recovery point", tell, func(p []byte, _ extent.Extent) error {
+		tree.Add(chunker.Digests(p, nil))
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	proven, err := claims(kp, tree.Root())
+	return worth(kp, proven), err
 }
 
 func (s *Server) blank(path string, overwrite bool) error {
