@@ -13,8 +13,9 @@ type proxy struct {
 	l     net.Listener
 	to    func() string
 	wg    sync.WaitGroup
-	delay time.Duration // one way
-	rate  int64         // bytes/s of all connections together, upwards; 0: any
+	delay time.Duration             // one way
+	back  func(n int) time.Duration // delay of what the gateway says on the nth connection; may be nil
+	rate  int64                     // bytes/s of all connections together, upwards; 0: any
 
 	paceMu sync.Mutex // held while a slice is on the line
 
@@ -23,6 +24,7 @@ type proxy struct {
 	budget func() int64 // bytes until a new connection is cut; nil: never
 	refuse bool
 	cuts   int
+	order  []net.Conn // the source's ends, as they came
 }
 
 func newProxy(t testing.TB, to func() string, delay time.Duration) *proxy {
@@ -59,6 +61,15 @@ func (p *proxy) calm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.budget = nil
+}
+
+// cut cuts the nth connection that came; what is on its way on it is lost.
+func (p *proxy) cut(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n < len(p.order) {
+		reset(p.order[n])
+	}
 }
 
 func (p *proxy) cutAll() {
@@ -99,6 +110,11 @@ func (p *proxy) accept() {
 		}
 		p.mu.Lock()
 		p.conns[c], p.conns[g] = struct{}{}, struct{}{}
+		back := p.delay
+		if p.back != nil {
+			back = p.back(len(p.order))
+		}
+		p.order = append(p.order, c)
 		p.mu.Unlock()
 		left := &allowance{left: budget}
 		end := sync.OnceFunc(func() {
@@ -109,8 +125,8 @@ func (p *proxy) accept() {
 			delete(p.conns, g)
 			p.mu.Unlock()
 		})
-		p.wg.Go(func() { defer end(); p.pipe(c, g, left) })
-		p.wg.Go(func() { defer end(); p.pipe(g, c, left) })
+		p.wg.Go(func() { defer end(); p.pipe(c, g, left, p.delay) })
+		p.wg.Go(func() { defer end(); p.pipe(g, c, left, back) })
 	}
 }
 
@@ -149,8 +165,8 @@ type late struct {
 	due time.Time
 }
 
-func (p *proxy) pipe(from, to net.Conn, left *allowance) {
-	if p.delay == 0 {
+func (p *proxy) pipe(from, to net.Conn, left *allowance, delay time.Duration) {
+	if delay == 0 {
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := from.Read(buf)
@@ -180,7 +196,7 @@ func (p *proxy) pipe(from, to net.Conn, left *allowance) {
 		buf := make([]byte, 64<<10)
 		n, err := from.Read(buf)
 		if n > 0 {
-			line <- late{buf[:n], time.Now().Add(p.delay)}
+			line <- late{buf[:n], time.Now().Add(delay)}
 		}
 		if err != nil {
 			break

@@ -58,7 +58,7 @@ func (f *flow) serious(err error) error {
 			return err
 		}
 	}
-	if !errors.As(err, new(*wire.Error)) {
+	if !errors.As(err, new(*wire.Error)) && !errors.As(err, new(*lineError)) {
 		f.fail(err)
 	}
 	return err
@@ -77,8 +77,7 @@ func diskFull(err error) error {
 func (c *conn) handleOffer(seq uint32, m *wire.Offer) error {
 	c.forget(seq)
 	tried, seenBefore := false, false
-	var need wire.Need
-	err := c.inPass(func(p *pass) error {
+	return c.inPass(func(p *pass) error {
 		if last := m.Runs[len(m.Runs)-1]; int64(last.First)+int64(last.N) > chunker.Leaves(c.f.table.Size()) {
 			return fmt.Errorf("offer of leaf %d on a volume of %d: %w", last.First, chunker.Leaves(c.f.table.Size()), sentinel.ErrProtocol)
 		}
@@ -99,18 +98,25 @@ func (c *conn) handleOffer(seq uint32, m *wire.Offer) error {
 		if err := p.putResolved(c.ctx, seq, o, r); err != nil {
 			return err
 		}
-		need = r.need
 		if o.plain > 0 {
-			return c.remember(seq, o)
+			if err := c.remember(seq, o); err != nil {
+				return err
+			}
 		}
-		p.complete(doneBatch{seq: seq, attempt: attempt, counts: o.counts, items: o.items, bytes: o.bytes()})
+		if err := c.wc.Write(wire.TypeNeed, seq, &r.need); err != nil {
+			return &lineError{err}
+		}
+		if o.plain == 0 { // after NEED, so that the ack follows it
+			p.complete(doneBatch{conn: c, seq: seq, attempt: attempt, counts: o.counts, items: o.items, bytes: o.bytes()})
+		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return c.wc.Write(wire.TypeNeed, seq, &need)
 }
+
+// lineError is that of a connection: the flow has nothing to do with it.
+type lineError struct{ error }
+
+func (e *lineError) Unwrap() error { return e.error }
 
 // bytes is what the batch stands for, logically.
 func (o *offer) bytes() int64 { return int64(o.counts.Offered) * leafSize }
@@ -200,7 +206,7 @@ func (c *conn) handleData(seq uint32, m *wire.Data) error {
 			err = p.stage(seq, o.attempt, true, &b, m.Payload)
 		}
 		if err == nil {
-			p.complete(doneBatch{seq: seq, attempt: o.attempt, counts: o.counts, items: o.items, bytes: o.bytes()})
+			p.complete(doneBatch{conn: c, seq: seq, attempt: o.attempt, counts: o.counts, items: o.items, bytes: o.bytes()})
 		}
 		return err
 	})
@@ -242,7 +248,7 @@ func (c *conn) handlePut(seq uint32, m *wire.Put) error {
 			err = p.stage(seq, attempt, true, &b, m.Payload)
 		}
 		if err == nil {
-			p.complete(doneBatch{seq: seq, attempt: attempt, counts: counts, items: m.Items,
+			p.complete(doneBatch{conn: c, seq: seq, attempt: attempt, counts: counts, items: m.Items,
 				bytes: int64(counts.Put + counts.Zero + counts.Free + counts.Unreadable)})
 		}
 		return err

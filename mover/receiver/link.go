@@ -59,16 +59,6 @@ func (l *link) remove(c *conn) {
 	}
 }
 
-// one picks a connection to send news on: the latest.
-func (l *link) one() *conn {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.conns); n > 0 {
-		return l.conns[n-1]
-	}
-	return nil
-}
-
 const fencedKept = 64 // link ids that are remembered as fenced, for sources that dial again with an old one
 
 // join puts a connection into the link with the id, replacing an older link after its writes have ended (C8).
@@ -136,23 +126,14 @@ func (f *flow) currentLink() *link {
 	return f.link
 }
 
-// ack tells the source what is durable. If no connection is there it is not told, and sends again or asks.
-func (f *flow) ack(ranges []wire.Range) {
+// ack tells the source what is durable of what came on c, on c itself: whoever reads it there has read the NEEDs before it, and when c is
+// lost, so that nobody reads it, then the source knows which batches to send again.
+func (c *conn) ack(ranges []wire.Range) {
 	for len(ranges) > 0 {
 		n := min(len(ranges), wire.MaxRanges)
-		l := f.currentLink()
-		if l == nil {
-			return
-		}
-		c := l.one()
-		if c == nil {
-			return
-		}
 		if err := c.wc.Write(wire.TypeAck, 0, &wire.Ack{Ranges: ranges[:n]}); err != nil {
-			// Another connection may be alive.
 			c.drop()
-			l.remove(c)
-			continue
+			return
 		}
 		ranges = ranges[n:]
 	}

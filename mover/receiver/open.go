@@ -32,6 +32,9 @@ func (c *conn) handleOpen(seq uint32, m *wire.Open) error {
 	}
 	p := f.openPass()
 	if p != nil && p.Pass == m.Pass && p.Kind == mover.PassKind(m.Kind) && p.Generation == m.Generation && p.Epoch == m.Epoch {
+		if err := p.round(); err != nil { // so that every ack of before is out
+			return f.serious(err)
+		}
 		p.mu.Lock()
 		done := p.ledger.done(wire.MaxOpened)
 		p.estimate = int64(min(m.Estimate, 1<<62))

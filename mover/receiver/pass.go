@@ -55,6 +55,7 @@ type partRef struct {
 
 // doneBatch is a batch that has wholly arrived.
 type doneBatch struct {
+	conn    *conn // that it came on, and that its ack goes to
 	seq     uint32
 	attempt uint8
 	counts  mover.Counts
@@ -264,15 +265,20 @@ func (p *pass) round() error {
 	if err := p.redo.Sync(); err != nil {
 		return err
 	}
-	var set wire.SeqSet
+	acks := map[*conn]*wire.SeqSet{}
 	p.mu.Lock()
 	for _, d := range batches {
 		p.ledger.durable(d.seq, d.attempt)
-		set.Add(d.seq)
+		if acks[d.conn] == nil {
+			acks[d.conn] = new(wire.SeqSet)
+		}
+		acks[d.conn].Add(d.seq)
 	}
 	p.acked += bytes
 	p.mu.Unlock()
-	p.f.ack(set.Ranges(set.Len()))
+	for c, set := range acks {
+		c.ack(set.Ranges(set.Len()))
+	}
 	return nil
 }
 

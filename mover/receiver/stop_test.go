@@ -95,8 +95,10 @@ func TestConnLostWhileSwitching(t *testing.T) {
 			p := s.newPass(mover.Delta, s.scattered(100)...)
 			c := r.mustDial("root")
 			at(plan, n, func() {
-				f := r.s.flows[testFlow]
-				f.currentLink().one().cancel()
+				l := r.s.flows[testFlow].currentLink()
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.conns[0].cancel()
 			})
 			if _, err := c.run(s, p); err == nil {
 				t.Fatal("the log never was full")

@@ -10,6 +10,7 @@ import (
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
+	"golang.org/x/sync/errgroup"
 )
 
 // waiter waits for the answer to a request.
@@ -199,15 +200,18 @@ func ones(b []byte) (n int) {
 	return n
 }
 
-// barrier waits until the gateway has read everything that was written before on every connection.
+// barrier waits until the gateway has read everything that was written before on every connection, and until what it had written before
+// that was read here.
 func (l *link) barrier(ctx context.Context) error {
 	l.mu.Lock()
 	conns := append([]*conn(nil), l.conns...)
 	l.mu.Unlock()
+	g, ctx := errgroup.WithContext(ctx)
 	for _, c := range conns {
-		if _, err := l.askOn(ctx, c, &wire.State{}); err != nil {
+		g.Go(func() error {
+			_, err := l.askOn(ctx, c, &wire.State{})
 			return err
-		}
+		})
 	}
-	return nil
+	return g.Wait()
 }

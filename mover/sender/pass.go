@@ -58,6 +58,13 @@ func (p *pass) weakest() int {
 	return 0
 }
 
+// begun tells whether anything was sent.
+func (p *pass) begun() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastSeq > 0
+}
+
 // plan sets what the pass walks.
 func (p *pass) plan(seq iter.Seq[*batch]) {
 	p.open = map[uint32]*batch{}

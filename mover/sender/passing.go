@@ -271,8 +271,20 @@ func (f *Flow) carry(ctx context.Context, p *pass) error {
 		return err
 	}
 	f.show(passState(p.frozen), p.why, "")
+	// Connections may have outlived an earlier run. What it sent has to be read before the gateway says what it has, and the acks of that
+	// before a batch is sent again, so that no batch meets its earlier self (C10).
+	if p.begun() {
+		if err := f.link.barrier(ctx); err != nil {
+			return err
+		}
+	}
 	if err := f.open(ctx, p); err != nil {
 		return err
+	}
+	if p.begun() {
+		if err := f.link.barrier(ctx); err != nil {
+			return err
+		}
 	}
 	if err := f.pipe.send(ctx, p); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
