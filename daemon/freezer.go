@@ -22,8 +22,11 @@ import (
 // freezer looks at each freeze which filesystems are mounted on its volumes then: what was mounted since the start counts too. Around the
 // filesystems it runs the operator's hooks. However many volumes it has, one freeze stops their writers: one guardian, one deadline, one record.
 type freezer struct {
-	o   freezerOptions
-	log *slog.Logger
+	o    freezerOptions
+	log  *slog.Logger
+	raw  strangers           // of the last freeze
+	told sync.Map            // paths of swap that have been warned of
+	app  *freeze.Application // nil without hooks
 
 	leaving sync.Mutex // one leave at a time; taken before mu
 
@@ -40,6 +43,7 @@ type freezerOptions struct {
 	Name    string                         // of the flow or the group: of the records in Run, and for people
 	Volumes func() ([]*disk.Volume, error) // asked at each look, since a flow may open its volume anew; an error refuses the freeze
 	Cutover config.Cutover                 // its hooks
+	Hooks   config.Hooks                   // of applications, around each moment; may be empty
 	Run     string                         // folder of the records
 	Log     *slog.Logger
 }
@@ -62,6 +66,10 @@ func newFreezer(v *disk.Volume, flow config.SourceFlow, run string, log *slog.Lo
 func newGroupFreezer(o freezerOptions) *freezer {
 	f := &freezer{o: o, log: o.Log}
 	f.fs = freeze.New(nil, f.options())
+	if h := o.Hooks; len(h.Pre)+len(h.Post) > 0 {
+		f.app = freeze.NewApplication(freeze.ApplicationOptions{Group: o.Name, Pre: h.Pre, Post: h.Post,
+			Limit: time.Duration(h.Timeout), RunDir: o.Run, Log: o.Log})
+	}
 	if c := o.Cutover; len(c.StopHook) > 0 {
 		f.hook = freeze.NewHook(c.StopHook, c.StartHook, f.hookOptions())
 	}
@@ -83,19 +91,33 @@ func (f *freezer) current() holder {
 	if f.hook == nil {
 		return f.fs
 	}
-	return freeze.Both(f.hook, f.fs)
+	return f.pair(f.fs, nil)
+}
+
+func (f *freezer) pair(fs *freeze.Freezer, between func()) *freeze.Pair {
+	p := freeze.Both(f.hook, fs)
+	p.Between = between
+	return p
+}
+
+func (f *freezer) stack() (disk.Stack, error) {
+	vs, err := f.o.Volumes()
+	if err != nil {
+		return disk.Stack{}, err
+	}
+	return disk.StackOn(extents(vs...))
 }
 
 // dirs lists what has to be frozen now, the uppermost first.
 func (f *freezer) dirs() ([]string, error) {
-	vs, err := f.o.Volumes()
+	stack, err := f.stack()
 	if err != nil {
 		return nil, err
 	}
-	stack, err := disk.StackOn(extents(vs...))
-	if err != nil {
-		return nil, err
-	}
+	return f.mounted(stack)
+}
+
+func (f *freezer) mounted(stack disk.Stack) ([]string, error) {
 	var out []string
 	for _, m := range stack.Mounts {
 		switch {
@@ -154,17 +176,44 @@ func (f *freezer) check() error {
 				return err
 			}
 			for _, a := range swaps {
-				f.log.Warn("active swap lies on the volume; no freeze stops it, and the comparison will tell if it was written",
-					"volume", v.Path(), "swap", a.Path)
+				if _, told := f.told.LoadOrStore(a.Path, true); !told {
+					f.log.Warn("active swap lies on the volume; no freeze stops it, and a point or cutover within which it is written is not consistent",
+						"volume", v.Path(), "swap", a.Path)
+				}
 			}
 		}
 	}
 	return nil
 }
 
+// pre makes the applications ready for a moment. Then post is owed, whatever happens; when pre fails it has run already.
+func (f *freezer) pre(ctx context.Context, moment string) error {
+	if f.app == nil {
+		return nil
+	}
+	return f.app.Pre(ctx, moment)
+}
+
+// post lets the applications go on after the thaw. It may be called without a pre, and again.
+func (f *freezer) post() error {
+	f.raw.after() // a raw database may come back now
+	if f.app == nil {
+		return nil
+	}
+	return f.app.Post()
+}
+
+// users names who may have written the volumes past the last freeze; then what was read is fuzzy. To be asked after the thaw, or while frozen
+// where no thaw follows.
+func (f *freezer) users() []string { return f.raw.names() }
+
 // Freeze freezes what lies on the volumes now.
 func (f *freezer) Freeze(ctx context.Context, deadline time.Duration) error {
-	dirs, err := f.dirs()
+	stack, err := f.stack()
+	if err != nil {
+		return err
+	}
+	dirs, err := f.mounted(stack)
 	if err != nil {
 		return err
 	}
@@ -172,19 +221,26 @@ func (f *freezer) Freeze(ctx context.Context, deadline time.Duration) error {
 		return err
 	}
 	f.mu.Lock()
-	f.fs, f.mine, f.stays, f.left = freeze.New(dirs, f.options()), true, false, ""
+	fs := freeze.New(dirs, f.options())
+	f.fs, f.mine, f.stays, f.left = fs, true, false, ""
 	f.mu.Unlock()
-	h := f.current()
-	if err := h.Freeze(ctx, deadline); err != nil {
+	if f.hook == nil {
+		f.raw.before(stack)
+		err = fs.Freeze(ctx, deadline)
+	} else {
+		err = f.pair(fs, func() { f.raw.before(stack) }).Freeze(ctx, deadline)
+	}
+	if err != nil {
 		return err
 	}
+	f.raw.frozen()
 	// A filesystem that was mounted between the look and the freeze has not been frozen.
 	now, err := f.dirs()
 	if err == nil && !slices.Equal(now, dirs) {
 		err = fmt.Errorf("freeze %s: mounts changed from %v to %v meanwhile; try again: %w", f.o.Name, dirs, now, sentinel.ErrRefused)
 	}
 	if err != nil {
-		return errors.Join(err, h.Thaw())
+		return errors.Join(err, f.Thaw())
 	}
 	return nil
 }
@@ -194,11 +250,12 @@ func (f *freezer) Thaw() error {
 	f.mu.Lock()
 	fs, hook, mine, stays := f.fs, f.hook, f.mine, f.stays
 	f.mu.Unlock()
+	f.raw.thawing()
 	switch {
 	case hook == nil || stays:
 		return fs.Thaw()
 	case mine:
-		return freeze.Both(hook, fs).Thaw()
+		return f.pair(fs, f.raw.after).Thaw()
 	}
 	return errors.Join(fs.Thaw(), f.start())
 }

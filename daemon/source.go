@@ -42,6 +42,12 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("thaw what an earlier daemon left frozen: %w", err)
 	}
+	// What their applications are owed comes after that. A command that fails stays owed, and keeps further moments of its group from beginning.
+	if ran, err := freeze.PostStale(string(c.Run), o.Log.Logger); err != nil {
+		o.Log.Error("post hooks of an earlier daemon's moments", "error", err)
+	} else if len(ran) > 0 {
+		o.Log.Warn("ran post hooks of an earlier daemon's moments", "what", ran)
+	}
 	setLevel(o, c.LogLevel)
 	tls, err := wire.ClientTLS(c.Gateway.Files(), c.Gateway.Name)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 // Pair stops an application first and freezes filesystems then: what an application that is stopped has written still lies in the page
 // cache, and others may write too.
 type Pair struct {
+	Between func() // runs when the application is stopped and the filesystems are not frozen, before and after; may be nil
+
 	hook *Hook
 	fs   *Freezer
 }
@@ -24,6 +26,7 @@ func (p *Pair) Freeze(ctx context.Context, deadline time.Duration) error {
 	if err := p.hook.halt(ctx); err != nil {
 		return err
 	}
+	p.between()
 	if err := p.fs.Freeze(ctx, deadline); err != nil {
 		return errors.Join(err, p.hook.Thaw())
 	}
@@ -34,7 +37,14 @@ func (p *Pair) Freeze(ctx context.Context, deadline time.Duration) error {
 // Thaw thaws, then runs the start hook, also when the thaw was late.
 func (p *Pair) Thaw() error {
 	err := p.fs.Thaw()
+	p.between()
 	return errors.Join(err, p.hook.Thaw())
+}
+
+func (p *Pair) between() {
+	if p.Between != nil {
+		p.Between()
+	}
 }
 
 // Keep keeps both.

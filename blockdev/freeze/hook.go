@@ -170,8 +170,12 @@ func runHook(command []string, flow string, limit time.Duration) error {
 	return runHookIn(context.Background(), command, flow, limit, slog.Default())
 }
 
-// runHookIn runs one command in a process group of its own, and kills the group when limit or ctx ends.
 func runHookIn(ctx context.Context, command []string, flow string, limit time.Duration, log *slog.Logger) error {
+	return runCommand(ctx, command, []string{"MOVER_FLOW=" + flow}, limit, log)
+}
+
+// runCommand runs one command in a process group of its own, and kills the group when limit or ctx ends. No command is no error.
+func runCommand(ctx context.Context, command, env []string, limit time.Duration, log *slog.Logger) error {
 	if len(command) == 0 {
 		return nil
 	}
@@ -179,7 +183,7 @@ func runHookIn(ctx context.Context, command []string, flow string, limit time.Du
 	defer cancel()
 	out := &tail{}
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Env = append(os.Environ(), "MOVER_FLOW="+flow)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -190,7 +194,7 @@ func runHookIn(ctx context.Context, command []string, flow string, limit time.Du
 	name := filepath.Base(command[0])
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
-		log.Info("hook ran", "command", command, "flow", flow, "seconds", time.Since(begin).Seconds(), "output", text)
+		log.Info("hook ran", "command", command, "for", env, "seconds", time.Since(begin).Seconds(), "output", text)
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s was killed: %w; it said: %q", name, context.Cause(ctx), text)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,10 @@ type record struct {
 	Kept   bool     `json:"kept"` // frozen on purpose, without a deadline
 	Mounts []mount  `json:"mounts,omitempty"`
 	Start  []string `json:"start,omitempty"` // command that starts what a stop hook stopped
+
+	Moment string        `json:"moment,omitempty"` // whose pre command has begun
+	Post   []string      `json:"post,omitempty"`   // command that is owed after that
+	Limit  time.Duration `json:"limit,omitempty"`  // of Post, ns
 }
 
 const recordPrefix = "frozen-"

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -30,12 +31,12 @@ purpose; the systemd unit runs it after each stop.`,
 				}
 				return a.plain(c, sourceSocket, control.Thaw, control.Request{Flow: args[0]})
 			case stale:
-				return a.thawed(freeze.ThawStale(run))
+				return a.thawed(run, freeze.ThawStale)
 			case all:
 				if err := a.confirm(yes, "Thaw everything that Mover has frozen here, also what a cutover left frozen on purpose?"); err != nil {
 					return err
 				}
-				return a.thawed(freeze.ThawRecorded(run))
+				return a.thawed(run, freeze.ThawRecorded)
 			}
 			return usagef("thaw: FLOW is missing (or --stale, or --all)")
 		},
@@ -47,11 +48,18 @@ purpose; the systemd unit runs it after each stop.`,
 	return c
 }
 
-func (a *app) thawed(what []string, err error) error {
+// thawed thaws what is recorded, and runs the post hooks that a daemon still owed.
+func (a *app) thawed(run string, thaw func(string) ([]string, error)) error {
+	what, err := thaw(run)
+	posts, perr := freeze.PostStale(run, slog.New(slog.DiscardHandler))
+	err = errors.Join(err, perr)
 	for _, w := range what {
-		if _, perr := fmt.Fprintln(a.out, "thawed", w); perr != nil {
-			err = errors.Join(err, perr)
-		}
+		_, perr := fmt.Fprintln(a.out, "thawed", w)
+		err = errors.Join(err, perr)
+	}
+	for _, w := range posts {
+		_, perr := fmt.Fprintln(a.out, "ran", w)
+		err = errors.Join(err, perr)
 	}
 	return err
 }
