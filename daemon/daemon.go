@@ -52,8 +52,8 @@ type role interface {
 	run(ctx context.Context) error
 	// reload takes over what may change while running.
 	reload(c *config.Config) error
-	// beat tells that the role's loops are alive; it may take a lock of each.
-	beat()
+	// beat tells how the role's loops stand; it may take a lock of each, so it hangs with them.
+	beat() []mover.Pulse
 	// totals are metrics beside those of flows.
 	totals() []metrics.Total
 	close() error
@@ -160,7 +160,7 @@ func serve(ctx context.Context, o Options, p place, r role) error {
 		}()
 		return r.run(gctx)
 	})
-	g.Go(func() error { return watchdog(gctx, r) })
+	g.Go(func() error { return watchdog(gctx, r, p.socket, o.Log.Logger) })
 	g.Go(func() error { return reloads(gctx, o, r) })
 
 	o.Log.Info("ready", "role", o.Role, "version", version.String(), "socket", p.socket, "config", o.File)

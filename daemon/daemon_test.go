@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -32,11 +33,13 @@ func fileOf(fd int) *os.File { return os.NewFile(uintptr(fd), "device") }
 // stuck is a role whose loop may hang.
 type stuck struct {
 	control.Service
-	hang chan struct{}
+	hang   chan struct{}
+	pulses []mover.Pulse
 }
 
-func (s *stuck) beat()                       { <-s.hang }
+func (s *stuck) beat() []mover.Pulse         { <-s.hang; return s.pulses }
 func (s *stuck) Status() []mover.Status      { return nil }
+func (s *stuck) Daemon() control.Daemon      { return control.Daemon{} }
 func (s *stuck) run(context.Context) error   { return nil }
 func (s *stuck) reload(*config.Config) error { return nil }
 func (s *stuck) totals() []metrics.Total     { return nil }
@@ -72,14 +75,34 @@ func pings(t *testing.T) func() int {
 	}
 }
 
-// The watchdog is fed while the loops answer, and starves when one hangs.
+// answering serves a control socket for r.
+func answering(t *testing.T, r role) string {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	ln, err := control.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := control.NewServer(t.Context(), r, slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ln) }()
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(context.Background()), <-done); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+// The watchdog is fed while the loops and the control socket answer and no flow hangs, and starves otherwise.
 func TestWatchdog(t *testing.T) {
 	count := pings(t)
-	s := &stuck{hang: make(chan struct{})}
+	log := slog.New(slog.DiscardHandler)
+	s := &stuck{hang: make(chan struct{}), pulses: []mover.Pulse{{Flow: "root", Working: true}}}
 	close(s.hang)
+	socket := answering(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- watchdog(ctx, s) }()
+	go func() { done <- watchdog(ctx, s, socket, log) }()
 	if n := count(); n < 3 {
 		t.Errorf("only %d pings of a daemon that is well", n)
 	}
@@ -91,14 +114,53 @@ func TestWatchdog(t *testing.T) {
 
 	hung := &stuck{hang: make(chan struct{})}
 	ctx, cancel = context.WithCancel(t.Context())
-	go func() { done <- watchdog(ctx, hung) }()
+	go func() { done <- watchdog(ctx, hung, socket, log) }()
 	if n := count(); n > 1 {
 		t.Errorf("%d pings of a daemon whose loop hangs", n)
 	}
+	cancel()
 	close(hung.hang)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+
+	// A socket that lets in and never answers: its queue takes connections, and nobody serves them.
+	silent := filepath.Join(t.TempDir(), "silent.sock")
+	ln, err := net.Listen("unix", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { done <- watchdog(ctx, s, silent, log) }()
+	if n := count(); n > 1 {
+		t.Errorf("%d pings of a daemon whose control socket hangs", n)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A flow that is at work and does nothing starves the watchdog; the log says which. One that goes on again feeds it again.
+func TestWatchdogHang(t *testing.T) {
+	var said strings.Builder
+	s := &stuck{hang: make(chan struct{}), pulses: []mover.Pulse{{Flow: "root", Done: 7, Working: true}}}
+	close(s.hang)
+	d := &dog{role: s, socket: answering(t, s), log: slog.New(slog.NewTextHandler(&said, nil)), limit: time.Minute, stalls: mover.Stalls{After: time.Millisecond}}
+	d.look(t.Context())
+	if !d.well.Load() {
+		t.Errorf("the first look finds a hang: %s", &said)
+	}
+	time.Sleep(2 * time.Millisecond)
+	d.look(t.Context())
+	if d.well.Load() || !strings.Contains(said.String(), "root hangs: at work, and nothing done") {
+		t.Errorf("a flow that hangs is not told: %s", &said)
+	}
+	s.pulses[0].Done++
+	d.look(t.Context())
+	if !d.well.Load() {
+		t.Error("not well again")
 	}
 }
 

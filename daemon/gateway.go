@@ -117,7 +117,7 @@ func (g *gateway) run(ctx context.Context) error {
 // judgeEvery bounds how long a connection outlives the revocation of its certificate.
 const judgeEvery = 2 * time.Second
 
-func (g *gateway) beat() { g.server.Status() }
+func (g *gateway) beat() []mover.Pulse { return g.server.Pulses() }
 
 func (g *gateway) totals() []metrics.Total { return Totals(g.server.Metrics) }
 

@@ -1,9 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -82,7 +85,27 @@ func (s *source) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (s *source) beat() { s.Status() }
+// beat gives one pulse for the flows of a group together: they wait for each other.
+func (s *source) beat() []mover.Pulse {
+	group := map[string]string{}
+	for _, g := range s.o.Config.Source.Groups {
+		for _, f := range g.Flows {
+			group[f] = "group " + g.Name
+		}
+	}
+	sums := map[string]mover.Pulse{}
+	for _, p := range s.slots {
+		flow, _ := p.current()
+		if flow == nil {
+			continue
+		}
+		one := flow.Pulse()
+		key := cmp.Or(group[one.Flow], one.Flow)
+		all := sums[key]
+		sums[key] = mover.Pulse{Flow: key, Done: all.Done + one.Done, Working: all.Working || one.Working}
+	}
+	return slices.Collect(maps.Values(sums))
+}
 
 func (s *source) totals() []metrics.Total { return nil }
 

@@ -36,6 +36,9 @@ func NewClient(path string) *Client {
 	return c
 }
 
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
 // explain says what a socket that cannot be reached means.
 func (c *Client) explain(err error) error {
 	switch {

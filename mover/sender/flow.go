@@ -36,6 +36,7 @@ type Flow struct {
 	syncing  []chan error  // who waits for the end of the one under way
 	view     view          // see status.go
 	current  *pass         // under way or waiting for a link
+	steps    int64         // that the loop has begun
 	cancel   func(error)   // ends the step under way; nil: it must not be ended from outside
 	report   *mover.Report // of the cutover that was made; nil: not cut over
 	released bool          // the target is handed over
@@ -178,6 +179,7 @@ func (f *Flow) step(ctx, octx context.Context, do func(context.Context) error) e
 	stop := context.AfterFunc(octx, func() { cancel(context.Cause(octx)) })
 	defer stop()
 	f.mu.Lock()
+	f.steps++
 	f.cancel = cancel
 	f.mu.Unlock()
 	defer func() {

@@ -41,6 +41,7 @@ type link struct {
 	seq     atomic.Uint32 // of requests; the top bit tells them from batches
 	in, out atomic.Int64  // bytes of connections that have ended
 	losses  atomic.Int64
+	heard   atomic.Int64 // frames of the gateway, without keep-alives
 
 	hmu     sync.RWMutex // held while the handler is called; before mu
 	handler handler      // may be nil
@@ -184,6 +185,7 @@ func (l *link) hello(c *conn, id mover.ID) error {
 		if err != nil {
 			return err
 		}
+		l.heard.Add(1)
 		if f.Type == wire.TypeNotice {
 			l.gotNotice(f.Payload)
 			continue

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/chunker"
@@ -21,6 +22,8 @@ type reader struct {
 	vol   blockdev.Volume
 	skip  bool // unreadable blocks become zeros and are noted
 	reads chan piece
+
+	served atomic.Int64 // reads that have ended
 
 	mu     sync.Mutex    // guards all below
 	cap    *rate.Limiter // nil: none
@@ -95,6 +98,7 @@ func (r *reader) run(ctx context.Context, depth int) error {
 
 func (r *reader) serve(ctx context.Context, p piece) {
 	defer p.done.wg.Done()
+	defer r.served.Add(1)
 	if err := r.throttle(ctx, len(p.buf)); err != nil {
 		p.done.fail(err)
 		return
