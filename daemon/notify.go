@@ -89,7 +89,7 @@ func watchdog(ctx context.Context, r role, socket string, log *slog.Logger) erro
 			}
 			return nil
 		case <-tick.C:
-			if d.looked.Load() == asked {
+			if d.looked.Load() == asked && ctx.Err() == nil {
 				if d.well.Load() {
 					notify("WATCHDOG=1")
 				}
