@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/dm"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
@@ -128,7 +129,7 @@ func (s *system) resolveDM(dev uint64, dir string, size int64, depth int) (exten
 }
 
 // dmSegments translates one line of a table. The parameters may hold a key and never get into an error.
-func dmSegments(t dmTarget) ([]extent.Segment, error) {
+func dmSegments(t dm.Target) ([]extent.Segment, error) {
 	w := strings.Fields(t.Params)
 	switch t.Type {
 	case "linear":
@@ -136,6 +137,11 @@ func dmSegments(t dmTarget) ([]extent.Segment, error) {
 			return nil, fmt.Errorf("malformed linear target")
 		}
 		return dmSegment(t, w[0], w[1])
+	case "snapshot-origin": // writes go on to the device below, at the same place; old content is copied aside before
+		if len(w) != 1 {
+			return nil, fmt.Errorf("malformed snapshot-origin target")
+		}
+		return dmSegment(t, w[0], "0")
 	case "crypt": // cipher, key, iv offset, device, offset, optional: count, words
 		if len(w) < 5 {
 			return nil, fmt.Errorf("malformed crypt target")
@@ -152,7 +158,7 @@ func dmSegments(t dmTarget) ([]extent.Segment, error) {
 	return nil, fmt.Errorf("target type %s has no fixed map", t.Type)
 }
 
-func dmSegment(t dmTarget, device, offset string) ([]extent.Segment, error) {
+func dmSegment(t dm.Target, device, offset string) ([]extent.Segment, error) {
 	dev, err := parseDev(device)
 	off, err2 := strconv.ParseInt(offset, 10, 54)
 	if err != nil || err2 != nil || off < 0 {
@@ -162,7 +168,7 @@ func dmSegment(t dmTarget, device, offset string) ([]extent.Segment, error) {
 }
 
 // dmStripes: chunk i of the target lies on leg i mod n. Parameters: n, sectors in a chunk, n times (device, offset).
-func dmStripes(t dmTarget, w []string) ([]extent.Segment, error) {
+func dmStripes(t dm.Target, w []string) ([]extent.Segment, error) {
 	bad := fmt.Errorf("malformed striped target")
 	if len(w) < 4 {
 		return nil, bad

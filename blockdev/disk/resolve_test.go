@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/dm"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
@@ -24,12 +25,12 @@ type fakeSys struct {
 
 func newFake(t *testing.T) *fakeSys {
 	f := &fakeSys{t: t, tables: map[uint64][]byte{}}
-	f.system = &system{root: t.TempDir(), table: func(dev uint64) ([]dmTarget, error) {
+	f.system = &system{root: t.TempDir(), table: func(dev uint64) ([]dm.Target, error) {
 		b, ok := f.tables[dev]
 		if !ok {
 			return nil, fmt.Errorf("no table of %s: %w", devNo(dev), sentinel.ErrNotFound)
 		}
-		return dmParse(b)
+		return dm.Parse(b)
 	}}
 	return f
 }
@@ -94,11 +95,12 @@ func (f *fakeSys) dm(no string, uuid string, lines ...string) uint64 {
 // dmReply lays lines like "0 2048 linear 8:2 384" out as DM_TABLE_STATUS does: specs aligned to 8 bytes, next counted from the first.
 func dmReply(lines ...string) []byte {
 	o := binary.NativeEndian
+	const dmHeader, dmSpec = 312, 40
 	b := make([]byte, dmHeader)
 	o.PutUint32(b[0:], 4)
 	o.PutUint32(b[16:], dmHeader)
 	o.PutUint32(b[20:], uint32(len(lines)))
-	o.PutUint32(b[28:], dmFlagTable|dmFlagActive)
+	o.PutUint32(b[28:], unix.DM_STATUS_TABLE_FLAG|unix.DM_ACTIVE_PRESENT_FLAG)
 	for _, l := range lines {
 		w := strings.SplitN(l, " ", 4)
 		var off, n uint64
@@ -120,6 +122,22 @@ func dmReply(lines ...string) []byte {
 }
 
 const gib = 1 << 30
+
+// TestSnapshotOrigin: a volume keeps its map while a snapshot is attached to it, or tracking would end at every one.
+func TestSnapshotOrigin(t *testing.T) {
+	f := newFake(t)
+	f.disks()
+	lines := []string{"0 2048 linear 8:2 384", "2048 4096 linear 8:16 2048"}
+	before, err := f.resolve(f.dm("253:0", "LVM-x", lines...), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.dm("253:1", "LVM-x-real", lines...)
+	after, err := f.resolve(f.dm("253:2", "LVM-x", "0 6144 snapshot-origin 253:1"), 0)
+	if err != nil || !sameMap(before, after) {
+		t.Errorf("%v, %v; was %v", after, err, before)
+	}
+}
 
 // disks adds two SCSI disks; the first has two partitions.
 func (f *fakeSys) disks() (sda, sda1, sda2, sdb uint64) {
@@ -201,6 +219,7 @@ func TestResolveRefuses(t *testing.T) {
 	f.add("virtual/block/md1", "9:1", gib, "md/level=raid5")
 	f.dm("253:0", "LVM-x", "0 2048 thin 253:9 1")
 	f.dm("253:1", "LVM-x", "0 2048 linear 8:0 0", "2048 2048 snapshot 253:9 253:8 P 8")
+	f.dm("253:8", "LVM-x", "0 2048 snapshot-merge 253:9 253:8 P 8")
 	f.dm("253:2", "LVM-x", "0 2048 cache x")
 	f.dm("253:3", "mpath-x", "0 2048 multipath 0 0 1 1 service-time 0 1 2 8:0 1 1")
 	f.dm("253:4", "CRYPT-x", "0 2048 crypt capi:authenc 5ec7e7 0 8:0 0 1 integrity:28:aead")
@@ -210,7 +229,7 @@ func TestResolveRefuses(t *testing.T) {
 	for no, part := range map[string]string{
 		"259:0": "nvme native multipath", "252:0": "bio-based", "251:0": "bcache", "8:32": "zoned", "8:33": "DAX", "9:1": "raid5",
 		"253:0": "thin", "253:1": "snapshot", "253:2": "cache", "253:3": "multipath", "253:4": "integrity", "253:5": "striped",
-		"253:6": "thin", "253:7": "raid",
+		"253:6": "thin", "253:7": "raid", "253:8": "snapshot-merge",
 	} {
 		dev, _ := parseDev(no)
 		m, err := f.resolve(dev, 0)
@@ -231,6 +250,7 @@ func TestResolveRefuses(t *testing.T) {
 		"253:34": {"0 2048 crypt aes deadbeef 0 8:0"},
 		"253:35": {"0 2048 striped 2 0 8:0 0 8:16 0"},
 		"253:36": {"0 2048 linear 8:77 0"},
+		"253:37": {"0 2048 snapshot-origin "},
 	} {
 		if m, err := f.resolve(f.dm(no, "", lines...), 0); err == nil || strings.Contains(err.Error(), "deadbeef") {
 			t.Errorf("%s: %v, %v", no, m, err)
@@ -288,28 +308,12 @@ func TestParseMounts(t *testing.T) {
 	}
 }
 
-func TestDMRequest(t *testing.T) {
-	b := dmRequest(unix.Mkdev(253, 0x12345), 16384)
-	if got := binary.NativeEndian.Uint64(b[40:]); got != 0x12300000|253<<8|0x45 {
-		t.Errorf("device number %#x", got)
-	}
-	full := dmReply("0 8 linear 8:0 0")
-	binary.NativeEndian.PutUint32(full[28:], dmFlagActive|dmFlagFull)
-	if _, err := dmParse(full); !errors.Is(err, errDMFull) {
-		t.Errorf("a reply that did not fit: %v", err)
-	}
-	binary.NativeEndian.PutUint32(full[28:], dmFlagTable)
-	if _, err := dmParse(full); !errors.Is(err, sentinel.ErrNotSupported) {
-		t.Errorf("no active table: %v", err)
-	}
-}
-
 func FuzzDMParse(f *testing.F) {
 	f.Add(dmReply("0 2048 linear 8:2 384", "2048 10 crypt a b 0 8:2 1"))
 	f.Add(dmReply())
 	f.Add([]byte("short"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		table, err := dmParse(b)
+		table, err := dm.Parse(b)
 		if err != nil && table != nil {
 			t.Error("a table and an error")
 		}

@@ -11,16 +11,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/moverd/mover/internal/dm"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
 // system is where the kernel is asked: /sys, and the device mapper's tables. Tests put a tree of files and recorded tables there.
 type system struct {
 	root  string // "/sys"
-	table func(dev uint64) ([]dmTarget, error)
+	table func(dev uint64) ([]dm.Target, error)
 }
 
-var live = &system{root: "/sys", table: dmTable}
+var live = &system{root: "/sys", table: dm.Table}
 
 // dir is the sysfs folder of a block device, symlinks resolved.
 func (s *system) dir(dev uint64) (string, error) {

@@ -45,7 +45,7 @@ func TestStacked(t *testing.T) {
 		{"linear over two disks", `pvcreate -qq -y $A $B; vgcreate -qq vg $A $B; lvcreate -qq -y -Wn -Zn -L 500M -n v vg`, `vgremove -qq -y -f vg; pvremove -qq -y $A $B`, "/dev/vg/v", LVM, false, ""},
 		{"striped", `pvcreate -qq -y $A $B; vgcreate -qq vg $A $B; lvcreate -qq -y -Wn -Zn -i2 -I64k -L 64M -n v vg`, `vgremove -qq -y -f vg; pvremove -qq -y $A $B`, "/dev/vg/v", LVM, false, ""},
 		{"thin", `pvcreate -qq -y $A; vgcreate -qq vg $A; lvcreate -qq -y -Zn -T -L 200M vg/pool -V 100M -n v`, `vgremove -qq -y -f vg; pvremove -qq -y $A`, "/dev/vg/v", LVM, false, "thin"},
-		{"snapshot origin", `pvcreate -qq -y $A; vgcreate -qq vg $A; lvcreate -qq -y -Wn -Zn -L 100M -n v vg; lvcreate -qq -y -s -L 50M -n s vg/v`, `vgremove -qq -y -f vg; pvremove -qq -y $A`, "/dev/vg/v", LVM, false, "snapshot"},
+		{"snapshot origin", `pvcreate -qq -y $A; vgcreate -qq vg $A; lvcreate -qq -y -Wn -Zn -L 100M -n v vg; lvcreate -qq -y -s -L 50M -n s vg/v`, `vgremove -qq -y -f vg; pvremove -qq -y $A`, "/dev/vg/v", LVM, false, ""},
 		{"crypt", `echo -n x | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $A -; echo -n x | cryptsetup open $A c -d -`, `cryptsetup close c; wipefs -aq $A`, "/dev/mapper/c", Crypt, true, ""},
 		{"lv on crypt on a partition", `printf 'label: gpt\n,40M\n,\n' | sfdisk -q $A; partprobe $A 2>/dev/null || partx -u $A; udevadm settle; P=${A}2
 			echo -n x | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $P -; echo -n x | cryptsetup open $P c -d -
