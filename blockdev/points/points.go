@@ -1,4 +1,5 @@
-// Package points keeps states of targets: reflink copies of image files on XFS and btrfs. Whether a target can have them is found by trying.
+// Package points keeps states of targets: reflink copies of image files on XFS and btrfs, snapshots of thin volumes of LVM. Whether a target can
+// have them is found by trying.
 package points
 
 import (
@@ -7,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/internal/sentinel"
@@ -16,6 +18,7 @@ import (
 const (
 	Auto    = "auto"
 	Reflink = "reflink"
+	LVMThin = "lvm-thin"
 	None    = "none"
 )
 
@@ -40,15 +43,15 @@ func Open(o Options) (blockdev.Points, error) {
 	switch o.Method {
 	case None:
 		return nil, nil
-	case Auto, Reflink:
+	case Auto, Reflink, LVMThin:
 	default:
-		return nil, fmt.Errorf("recovery points of %s: method %q is none of auto, reflink, none: %w", o.Target, o.Method, sentinel.ErrUsage)
+		return nil, fmt.Errorf("recovery points of %s: method %q is none of auto, reflink, lvm-thin, none: %w", o.Target, o.Method, sentinel.ErrUsage)
 	}
 	if o.Owner != "" && (len(o.Owner) < minOwner || !plain(o.Owner)) {
 		return nil, fmt.Errorf("recovery points of %s: owner %q: %w", o.Target, o.Owner, sentinel.ErrUsage)
 	}
 	st, err := os.Stat(o.Target)
-	device := err == nil && st.Mode()&os.ModeDevice != 0
+	device := err == nil && st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("recovery points: %w", err)
 	}
@@ -57,8 +60,12 @@ func Open(o Options) (blockdev.Points, error) {
 	}
 	var p blockdev.Points
 	switch {
+	case device && o.Method == Reflink:
+		err = unsupported(o, Reflink, "is a block device; reflink copies are of image files on XFS or btrfs")
 	case device:
-		err = unsupported(o, "is a block device; reflink copies are of image files on XFS or btrfs")
+		p, err = openThin(o, uint64(st.Sys().(*syscall.Stat_t).Rdev))
+	case o.Method == LVMThin:
+		err = unsupported(o, LVMThin, "is no block device; snapshots are of thin volumes of LVM")
 	default:
 		p, err = openReflink(o)
 	}
@@ -71,8 +78,8 @@ func Open(o Options) (blockdev.Points, error) {
 	return p, nil
 }
 
-func unsupported(o Options, why string) error {
-	return fmt.Errorf("recovery points of %s by %s: it %s: %w", o.Target, Reflink, why, sentinel.ErrNotSupported)
+func unsupported(o Options, method, why string) error {
+	return fmt.Errorf("recovery points of %s by %s: it %s: %w", o.Target, method, why, sentinel.ErrNotSupported)
 }
 
 func plain(s string) bool {

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/blockdev/devtest"
 	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/internal/sentinel"
 )
@@ -94,6 +96,24 @@ func TestReflink(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReflinkConforms runs the suite that every method passes.
+func TestReflinkConforms(t *testing.T) {
+	l := looptest.New(t, 320<<20, looptest.Options{})
+	looptest.Mkfs(t, l.Dev, "xfs", kinds["xfs"]...)
+	image := filepath.Join(looptest.Mount(t, l.Dev), "disk.img")
+	must(t, os.WriteFile(image, nil, 0o600))
+	open := func(t *testing.T, owner string) blockdev.Points { return store(t, image, owner) }
+	devtest.Points(t, image, open, func(t *testing.T, i int) []byte {
+		f, err := os.OpenFile(image, os.O_RDWR, 0)
+		must(t, err)
+		_, err = f.WriteAt(junk(4<<20, uint64(i)), int64(i)<<20)
+		must(t, errors.Join(err, f.Close()))
+		whole, err := os.ReadFile(image)
+		must(t, err)
+		return whole
+	})
 }
 
 // others: what is not this owner's is left alone.
@@ -184,6 +204,12 @@ func TestCannot(t *testing.T) {
 	looptest.Mkfs(t, l.Dev, "ext4")
 	image := filepath.Join(looptest.Mount(t, l.Dev), "disk.img")
 	loop := looptest.New(t, 16<<20, looptest.Options{})
+	if _, err := Open(Options{Method: LVMThin, Target: loop.Dev}); !errors.Is(err, sentinel.ErrNotSupported) || !strings.Contains(err.Error(), "no logical volume") {
+		t.Error(err)
+	}
+	if _, err := Open(Options{Method: LVMThin, Target: image}); !errors.Is(err, sentinel.ErrNotSupported) || !strings.Contains(err.Error(), "no block device") {
+		t.Error(err)
+	}
 	for _, target := range []string{image, loop.Dev} {
 		if _, err := Open(Options{Method: Reflink, Target: target}); !errors.Is(err, sentinel.ErrNotSupported) || !strings.Contains(err.Error(), target) {
 			t.Errorf("%s: %v", target, err)

@@ -66,7 +66,7 @@ func (r *reflink) try() error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EXDEV):
-		return unsupported(r.o, "lies on a filesystem that cannot share blocks between files; use XFS (reflink=1) or btrfs")
+		return unsupported(r.o, Reflink, "lies on a filesystem that cannot share blocks between files; use XFS (reflink=1) or btrfs")
 	default:
 		return fmt.Errorf("recovery points of %s: try a reflink copy: %w", r.o.Target, err)
 	}

@@ -166,7 +166,7 @@ func (v *validator) gateway(g *Gateway) {
 		} else {
 			v.once(key+".target", "target", deviceKey(string(f.Target)), i, "gateway.flows", targets)
 		}
-		v.among(key+".points.method", f.Points.Method, "auto", "reflink", "none")
+		v.among(key+".points.method", f.Points.Method, "auto", "reflink", "lvm-thin", "none")
 		for name, n := range map[string]int{"last": f.Points.Keep.Last, "hourly": f.Points.Keep.Hourly, "daily": f.Points.Keep.Daily} {
 			if n < 0 || n > 1000 || n == 0 && name == "last" {
 				v.bad(key+".points.keep."+name, "%d is outside 0 to 1000, or of last 1 to 1000", n)
