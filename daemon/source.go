@@ -51,6 +51,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	} else if len(ran) > 0 {
 		o.Log.Warn("ran post hooks of an earlier daemon's moments", "what", ran)
 	}
+	sweepSnapshots(ctx, string(c.Run), o.Log.Logger)
 	setLevel(o, c.LogLevel)
 	tls, err := wire.ClientTLS(c.Gateway.Files(), c.Gateway.Name)
 	if err != nil {
