@@ -107,7 +107,7 @@ func (s *Snapshotter) origin() ([]dm.Target, error) {
 	if s.o.Dev == 0 {
 		return nil, unsupported(s.o, "it is no device")
 	}
-	in, err := dm.Info(s.o.Dev)
+	in, err := dm.Look(s.o.Dev)
 	if err != nil {
 		return nil, unsupported(s.o, "it is no logical volume")
 	}
@@ -222,7 +222,7 @@ func (s *Snapshotter) Snap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in, err := dm.Info(s.o.Dev)
+	in, err := dm.Look(s.o.Dev)
 	if err != nil {
 		return err
 	}

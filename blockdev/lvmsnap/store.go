@@ -83,7 +83,7 @@ func (s *Snapshotter) inPool(ctx context.Context, expect, unit int64) (size int6
 	if err != nil {
 		return 0, nil, err
 	}
-	in, err := dm.Info(s.o.Dev)
+	in, err := dm.Look(s.o.Dev)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -137,7 +137,7 @@ func drop(ctx context.Context, id string) error {
 		case ok && kind == "-real":
 			err = release(ctx, d.Dev, all)
 		case !ok && !lvs:
-			in, ierr := dm.Info(d.Dev)
+			in, ierr := dm.Look(d.Dev)
 			lvs = ierr == nil && len(in.UUID) > 4 && in.UUID[:4] == "LVM-"
 		}
 		if err != nil {
@@ -236,7 +236,7 @@ func detach(dev, real uint64) error {
 			return err
 		}
 	}
-	in, err := dm.Info(dev)
+	in, err := dm.Look(dev)
 	if err == nil && in.Suspended {
 		err = dm.Swap(dev) // a swap that failed half-way: with no table loaded, the device goes on with its own
 	}

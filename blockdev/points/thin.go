@@ -42,7 +42,7 @@ type thin struct {
 
 // openThin: the kernel's own table tells; no command is run.
 func openThin(o Options, dev uint64) (*thin, error) {
-	in, err := dm.Info(dev)
+	in, err := dm.Look(dev)
 	if err != nil || !strings.HasPrefix(in.UUID, lvmFormat) {
 		return nil, unsupported(o, LVMThin, "is no logical volume; of block devices, thin volumes of LVM can have points")
 	}
@@ -231,7 +231,7 @@ func (s *thin) Holds(path string) bool {
 	if unix.Stat(real, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return false
 	}
-	in, err := dm.Info(st.Rdev)
+	in, err := dm.Look(st.Rdev)
 	if err != nil {
 		return false
 	}

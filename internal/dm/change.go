@@ -62,8 +62,8 @@ func Find(name string) (Device, error) {
 	return device(b), nil
 }
 
-// Info tells how a device stands.
-func Info(dev uint64) (Device, error) {
+// Look tells how a device stands.
+func Look(dev uint64) (Device, error) {
 	b := request(dev, header, 0)
 	if err := ioctl(unix.DM_DEV_STATUS, b); err != nil {
 		return Device{}, fmt.Errorf("mapped device %s: %w", number(dev), err)
