@@ -11,6 +11,8 @@ import (
 
 	"github.com/moverd/mover/blockdev/cbt"
 	"github.com/moverd/mover/blockdev/disk"
+	"github.com/moverd/mover/blockdev/lvmsnap"
+	"github.com/moverd/mover/blockdev/points"
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/internal/units"
@@ -136,6 +138,14 @@ func (c *checks) volume(what string, f config.SourceFlow) {
 		}
 		c.ok(what, "a cutover freezes %s (%s)", m.Dir, m.Type)
 	}
+	if v.Kind() == disk.LVM {
+		o := lvmsnap.Options{Flow: f.Name, Path: v.Path(), Dev: v.Device(), Size: v.Size()}
+		if _, err := lvmsnap.New(o); err != nil {
+			c.note(what, "points of a group are read within the freeze: %v", err)
+		} else {
+			c.ok(what, "points of a group can be read from a snapshot after the thaw")
+		}
+	}
 	if m := v.Map(); m != nil {
 		swaps, err := disk.Swaps(m)
 		if err != nil {
@@ -169,5 +179,21 @@ func (c *checks) gateway(g *config.Gateway) {
 		default:
 			c.ok(what, "%s", found)
 		}
+		c.points(what, f)
+	}
+}
+
+// points tells how recovery points of a target are kept, or why there are none.
+func (c *checks) points(what string, f config.GatewayFlow) {
+	method := f.Points.Method
+	p, err := openPoints(method, string(f.Target), "", f.Name)
+	switch {
+	case errors.Is(err, sentinel.ErrNotFound) || errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		c.bad(what, err)
+	case p != nil:
+		c.ok(what, "keeps recovery points by %s", p.Method())
+	case method == points.Auto:
+		c.note(what, "keeps no recovery points: %v", points.Why(string(f.Target)))
 	}
 }

@@ -84,10 +84,14 @@ func (g *gateway) export(ctx context.Context, r control.Request) (text string, e
 		return "", err
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	file := map[string]any{"driver": "file", "filename": k.Path()}
+	if st, err := os.Stat(k.Path()); err == nil && st.Mode()&os.ModeDevice != 0 {
+		file["driver"] = "host_device" // qemu-img takes no device for a file
+	}
 	// A target may be larger than its volume: only the volume is exported.
-	source, err := json.Marshal(map[string]any{"driver": "raw", "size": (size + 511) / 512 * 512, "file": map[string]any{"driver": "file", "filename": k.Path()}})
+	source, err := json.Marshal(map[string]any{"driver": "raw", "size": (size + 511) / 512 * 512, "file": file})
 	if k.Size() < (size+511)/512*512 {
-		source, err = json.Marshal(map[string]any{"driver": "raw", "file": map[string]any{"driver": "file", "filename": k.Path()}})
+		source, err = json.Marshal(map[string]any{"driver": "raw", "file": file})
 	}
 	if err != nil {
 		return "", err

@@ -237,7 +237,7 @@ func TestLVM(t *testing.T) {
 		{"", "", "lvextend -qq -y vg/v -L +8M"},
 		{"", "", "lvcreate -qq -y -s -L 20M -n s vg/v"},
 		{"lvremove -qq -y vg/s", "lvextend -qq -y vg/v -L +8M", ""},
-		{"", "lvchange --refresh vg/v", ""},
+		{"", "lvresize -qq -f -y vg/v -L -8M", ""},
 	} {
 		sh(t, "true; "+c.before)
 		s, _ := open(t, 0)

@@ -40,6 +40,20 @@ const reserve = 10
 // Open finds how states of a target can be kept. With Auto a target that can have none gives nil and no error, as None does. A method that
 // the target cannot have: ErrNotSupported, with the reason.
 func Open(o Options) (blockdev.Points, error) {
+	p, err := open(o)
+	if o.Method == Auto && errors.Is(err, sentinel.ErrNotSupported) {
+		return nil, nil
+	}
+	return p, err
+}
+
+// Why says what keeps a target from having points with Auto; nil: nothing.
+func Why(target string) error {
+	_, err := open(Options{Method: Auto, Target: target})
+	return err
+}
+
+func open(o Options) (blockdev.Points, error) {
 	switch o.Method {
 	case None:
 		return nil, nil
@@ -69,11 +83,8 @@ func Open(o Options) (blockdev.Points, error) {
 	default:
 		p, err = openReflink(o)
 	}
-	if err != nil { // p may be a typed nil
-		if o.Method == Auto && errors.Is(err, sentinel.ErrNotSupported) {
-			return nil, nil
-		}
-		return nil, err
+	if err != nil {
+		return nil, err // p may be a typed nil
 	}
 	return p, nil
 }
