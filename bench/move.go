@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -16,6 +17,7 @@ type MoveOptions struct {
 	On     string // where the filesystem goes, when that is a device above the volume
 	FS     string
 	Expect string // tracking method that the source must choose
+	Target string // device to move it to; "" is an image file. It must be able to keep recovery points
 	Seed   uint64
 }
 
@@ -32,15 +34,18 @@ func Move(ctx context.Context, bin string, o MoveOptions, w io.Writer) error {
 	if _, err := fmt.Sscan(size, &p.size); err != nil {
 		return err
 	}
-	s := &soak{plan: p, dev: o.Volume, on: o.On}
+	s := &soak{plan: p, dev: o.Volume, on: o.On, target: o.Target}
 	began := time.Now()
 	if err := s.run(ctx, bin); err != nil {
 		return err
 	}
+	if o.Target != "" && s.points == "" {
+		return fmt.Errorf("nobody looked at the recovery points of %s", o.Target)
+	}
 	if o.Expect != "" && !strings.HasPrefix(s.tracking, o.Expect) {
 		return fmt.Errorf("tracked by %q, want %s", s.tracking, o.Expect)
 	}
-	fmt.Fprintf(w, "%d bytes equal after %.0f s, pause %.0f ms, tracked by %s\n", p.size, time.Since(began).Seconds(), s.report.Pause*1000, s.tracking)
+	fmt.Fprintf(w, "%d bytes equal after %.0f s, pause %.0f ms, tracked by %s%s\n", p.size, time.Since(began).Seconds(), s.report.Pause*1000, s.tracking, s.points)
 	return nil
 }
 
@@ -50,7 +55,8 @@ func (s *soak) given(ctx context.Context) (err error) {
 	if s.on != "" {
 		dev = s.on
 	}
-	s.r.o.Volume, s.r.o.Target = s.dev, s.r.path("target.img")
+	s.r.o.Volume, s.r.o.Target = s.dev, or(s.target, s.r.path("target.img"))
+	s.r.o.Create = s.target == ""
 	if s.plan.fs == "raw" {
 		s.stopByHook()
 		return nil
@@ -71,3 +77,51 @@ func (s *soak) stopByHook() {
 
 // tracked remembers by what method the source tracks.
 func (s *soak) tracked(st mover.Status) { s.tracking = st.Tracking }
+
+// claim tells the gateway that it may overwrite the device.
+func (s *soak) claim(ctx context.Context) error {
+	if s.target == "" {
+		return nil
+	}
+	if _, err := s.r.Await(ctx, "gateway", "up", 30*time.Second, func(mover.Status) bool { return true }); err != nil {
+		return err
+	}
+	_, err := s.r.Ctl(ctx, "gateway", "claim", "demo/web1/"+flowName, "--overwrite", "--yes")
+	return err
+}
+
+// keptPoint proves that the point of the cutover is kept, in the way that a device has them, and that a restored one equals the target, also after
+// the target was written to.
+func (s *soak) keptPoint(ctx context.Context) error {
+	key := "demo/web1/" + flowName
+	out, err := s.r.Ctl(ctx, "gateway", "points", key, "-o", "json")
+	if err != nil {
+		return err
+	}
+	var result struct {
+		Points []mover.RecoveryPoint `json:"points"`
+	}
+	if err := json.Unmarshal(out, &result); err != nil {
+		return fmt.Errorf("points of %s: %w: %s", key, err, out)
+	}
+	all := result.Points
+	if len(all) == 0 {
+		return fmt.Errorf("no point of %s is kept\n%s", s.target, s.r.Log("gateway"))
+	}
+	p, to := all[len(all)-1], s.r.path("restored.img")
+	if p.Method != "lvm-thin" || p.Worth != "crash" {
+		return fmt.Errorf("the last point is %+v", p)
+	}
+	if _, err := s.r.Ctl(ctx, "gateway", "restore", key, p.ID, "--to", to); err != nil {
+		return err
+	}
+	if _, err := Run(ctx, "cmp", "-n", fmt.Sprint(s.plan.size), to, s.target); err != nil {
+		return fmt.Errorf("the restored point: %w", err)
+	}
+	out, err = s.r.Ctl(ctx, "gateway", "points", key, "--remove", p.ID, "--yes")
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	s.points = fmt.Sprintf(", %d points kept by %s, the last restored equal and removed", len(all), p.Method)
+	return nil
+}

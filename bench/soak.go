@@ -87,6 +87,8 @@ type soak struct {
 	r               *Rig
 	dev, dir        string
 	on              string // the filesystem's device where that is not dev
+	target          string // device to move to; "" is an image file
+	points          string // what was found of its points
 	tracking        string
 	writer          *Proc
 	events          []string
@@ -128,7 +130,7 @@ func (s *soak) run(ctx context.Context, bin string) (err error) {
 			return err
 		}
 	}
-	if err := errors.Join(s.r.StartGateway(), s.r.StartSource()); err != nil {
+	if err := errors.Join(s.r.StartGateway(), s.claim(ctx), s.r.StartSource()); err != nil {
 		return err
 	}
 	st, err := s.r.Await(ctx, "source", "tracking", 30*time.Second, func(st mover.Status) bool { return st.Pass != nil || st.PointEpoch > 0 })
@@ -146,6 +148,11 @@ func (s *soak) run(ctx context.Context, bin string) (err error) {
 	}
 	if err := s.cutover(ctx); err != nil {
 		return err
+	}
+	if s.target != "" {
+		if err := s.keptPoint(ctx); err != nil {
+			return err
+		}
 	}
 	return s.judge(ctx)
 }
