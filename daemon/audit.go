@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -20,11 +19,11 @@ import (
 // audited is a role whose verbs and states go into the trail.
 type audited struct {
 	role
-	log *Log // with trail and history
+	log  *Log // with trail and history
+	door *door
 
 	mu     sync.Mutex      // guards all below
 	parked map[string]bool // flows that an earlier process left frozen: each has a hold of its own
-	shots  attempts
 }
 
 // openTrail makes the trail before anything that is to be recorded. While a flow is frozen it touches no disk: the state may lie there.
@@ -34,8 +33,8 @@ func openTrail(o *Options, p place) (*audited, error) {
 		return nil, err
 	}
 	past := history.Open(history.Config{Dir: filepath.Join(p.state, "history"), Spill: filepath.Join(p.run, o.Role+".history"), Log: o.Log.Logger})
-	a := &audited{parked: map[string]bool{}}
-	a.log = &Log{Logger: slog.New(&tee{Handler: o.Log.Handler(), to: a}), buf: o.Log.buf, trail: t, past: past}
+	a := &audited{parked: map[string]bool{}, door: newDoor()}
+	a.log = &Log{Logger: o.Log.Logger, buf: o.Log.buf, trail: t, past: past}
 	if o.Role == Source {
 		for _, f := range o.Config.Source.Flows {
 			if r, err := recorded(p.run, f.Name); err == nil && r != nil && r.Left == "frozen" {
@@ -44,7 +43,7 @@ func openTrail(o *Options, p place) (*audited, error) {
 			}
 		}
 	}
-	o.Log = a.log
+	o.Log, o.door = a.log, a.door
 	return a, nil
 }
 
@@ -100,6 +99,7 @@ func (a *audited) end(why error) {
 	if why != nil {
 		details["error"] = why.Error()
 	}
+	a.door.flush(a.note)
 	a.note(audit.Record{Event: stopped, Details: details})
 	if err := a.shut(); err != nil {
 		a.log.Error("what was recorded is not all written", "error", err)
@@ -193,6 +193,7 @@ func (a *audited) run(ctx context.Context) error {
 	stop := make(chan struct{})
 	var beside sync.WaitGroup
 	beside.Go(func() { a.watch(stop) })
+	beside.Go(func() { a.door.run(stop, a.note) })
 	err := a.role.run(ctx)
 	close(stop)
 	beside.Wait()
@@ -217,15 +218,9 @@ func (a *audited) watch(stop <-chan struct{}) {
 			}
 			seen[s.Flow] = s
 		}
-		if r, told := a.shots.due(time.Now(), false); told {
-			a.note(r)
-		}
 		select {
 		case <-tick.C:
 		case <-stop:
-			if r, told := a.shots.due(time.Now(), true); told {
-				a.note(r)
-			}
 			return
 		}
 	}
@@ -252,75 +247,4 @@ func changes(old, s mover.Status) (out []audit.Record) {
 		say("link.down", map[string]any{"role": s.Role})
 	}
 	return out
-}
-
-// tee hands what the gateway logs about peers to the trail; all else passes through.
-type tee struct {
-	slog.Handler
-	to *audited
-}
-
-func (t *tee) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelInfo || t.Handler.Enabled(ctx, l)
-}
-func (t *tee) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &tee{t.Handler.WithAttrs(attrs), t.to}
-}
-func (t *tee) WithGroup(name string) slog.Handler { return &tee{t.Handler.WithGroup(name), t.to} }
-
-func (t *tee) Handle(ctx context.Context, r slog.Record) error {
-	if r.Message == "connection refused" || r.Message == "too many connections; one was closed" {
-		d := map[string]any{}
-		r.Attrs(func(a slog.Attr) bool { d[a.Key] = a.Value.String(); return true })
-		if rec, now := t.to.shots.add(r.Time, d); now {
-			t.to.note(rec)
-		}
-	}
-	if !t.Handler.Enabled(ctx, r.Level) {
-		return nil
-	}
-	return t.Handler.Handle(ctx, r)
-}
-
-// attempts lets the first refused ones of each minute through and counts the others, so that a flood cannot fill the disk.
-type attempts struct {
-	mu     sync.Mutex // guards all below
-	minute time.Time
-	told   int
-	more   int
-}
-
-// toldPerMinute refused attempts have a record of their own.
-const toldPerMinute = 10
-
-func (s *attempts) add(at time.Time, d map[string]any) (audit.Record, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.told >= toldPerMinute {
-		s.more++
-		return audit.Record{}, false
-	}
-	if s.told == 0 {
-		s.minute = at
-	}
-	s.told++
-	for k, v := range d {
-		if text, ok := v.(string); ok && len(text) > 512 {
-			d[k] = text[:512]
-		}
-	}
-	return audit.Record{Time: at, Event: "link.refused", Details: d}, true
-}
-
-// due ends a minute; the record counts what was not told in it.
-func (s *attempts) due(now time.Time, last bool) (r audit.Record, told bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.told == 0 || !last && now.Sub(s.minute) < time.Minute {
-		return r, false
-	}
-	r = audit.Record{Event: "link.refused.more", Details: map[string]any{"attempts": s.more, "since": s.minute.UTC().Format(time.RFC3339)}}
-	told = s.more > 0
-	s.told, s.more = 0, 0
-	return r, told
 }

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,8 @@ import (
 	"github.com/moverd/mover/internal/audit"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/receiver"
+	"github.com/moverd/mover/wire"
 )
 
 // worker is a role whose verbs are a function.
@@ -35,7 +38,7 @@ func trailFor(t *testing.T, r role) (*audited, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tr.Close() })
-	return &audited{role: r, log: &Log{Logger: slog.New(slog.DiscardHandler), trail: tr}, parked: map[string]bool{}}, dir
+	return &audited{role: r, log: &Log{Logger: slog.New(slog.DiscardHandler), trail: tr}, parked: map[string]bool{}, door: newDoor()}, dir
 }
 
 func events(t *testing.T, dir string) (all []string) {
@@ -80,19 +83,54 @@ func TestNoTrailNoCutover(t *testing.T) {
 	}
 }
 
-// A flood of refused connections leaves ten records and a count.
-func TestFlood(t *testing.T) {
+// A flood of refused connections leaves a few records and a count, also while the trail's disk hangs, and holds nobody up.
+func TestDoor(t *testing.T) {
 	a, dir := trailFor(t, &worker{})
-	log := slog.New(&tee{Handler: slog.NewTextHandler(io.Discard, nil), to: a}).With("role", Gateway)
-	for i := range 1000 {
-		log.Info("connection refused", "peer", fmt.Sprint("10.0.0.", i), "error", errors.New("tls: bad certificate"))
+	stop, block := make(chan struct{}), make(chan struct{})
+	var beside sync.WaitGroup
+	beside.Go(func() { a.door.run(stop, func(r audit.Record) { <-block; a.note(r) }) })
+	begin := time.Now()
+	const n = 5000
+	for i := range n {
+		e := receiver.Event{Did: receiver.Refused, Kind: wire.KindNoCert, Peer: &net.TCPAddr{IP: net.IPv4(10, 0, byte(i>>8), byte(i)), Port: i}, Err: errors.New(strings.Repeat("x", 9999))}
+		switch i % 3 {
+		case 1:
+			e.Kind, e.Name, e.Proven, e.Flow = receiver.KindForeign, "mover://acme/db2", true, "root"
+		case 2:
+			e.Kind, e.Name = wire.KindForeignCA, "mover://acme/db1"
+		}
+		a.door.seen(e)
 	}
-	r, told := a.shots.due(time.Now(), true)
-	if !told || r.Details["attempts"] != 990 {
-		t.Errorf("%v %v", r, told)
+	a.door.seen(receiver.Event{Did: receiver.Accepted, Peer: &net.TCPAddr{}, Name: "mover://acme/db1", Proven: true, Flow: "acme/db1/root"})
+	if d := time.Since(begin); d > time.Second {
+		t.Errorf("%v for %d", d, n)
 	}
-	if n := strings.Count(fmt.Sprint(events(t, dir)), "link.refused"); n != toldPerMinute {
-		t.Errorf("%d records", n)
+	close(block)
+	close(stop)
+	beside.Wait()
+	a.door.flush(a.note)
+	told, counted, accepted := 0, 0, 0
+	if _, err := audit.Verify(dir, func(r audit.Record) error {
+		switch r.Event {
+		case linkRefused:
+			told++
+			if kind := r.Details["kind"]; (kind == receiver.KindForeign) != (r.Actor == "mover://acme/db2") {
+				t.Errorf("actor %q of kind %v: only what is proven is one", r.Actor, kind)
+			}
+			if len(fmt.Sprint(r.Details["error"])) > 512 || r.Flow != "" {
+				t.Error("what strangers say is not bounded")
+			}
+		case linkRefused + more:
+			counted += int(r.Details["attempts"].(float64))
+		case linkAccepted:
+			accepted++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if told+counted != n || told < 3 || told > 40 || accepted != 1 {
+		t.Errorf("%d told, %d counted, %d accepted", told, counted, accepted)
 	}
 }
 

@@ -40,6 +40,7 @@ type Options struct {
 	Log    *Log
 	Reload <-chan os.Signal // SIGHUP; may be nil
 	Ready  func()           // called once when the control socket answers; may be nil
+	door   *door            // of the gateway, beside the trail
 }
 
 // closeLimit bounds how long a stop waits for verbs under way and for the last log lines.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,6 +29,7 @@ type gateway struct {
 	ln     net.Listener
 	server *receiver.Server
 	judge  func(*x509.Certificate) error // of a source's certificate, as the revocations are now
+	policy atomic.Pointer[config.Policy] // nil: none
 }
 
 // gatewayBuffers is what lies outside of Go's heap, where the dedup index lives.
@@ -50,6 +52,14 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		StateDir: string(c.State), TLS: tls, OpenPoints: openPoints, OpenCopy: openCopy, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off,
 		Agent: "moverd/" + version.String(), OpenTarget: openTarget(c.Flows), Inspect: inspect, Log: o.Log.Logger, Note: o.Log.note,
 	}
+	g := &gateway{o: o, judge: judge}
+	if err := g.takePolicy(c); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	rc.Policy = g.may
+	if o.door != nil {
+		rc.Audit = o.door.seen
+	}
 	for _, f := range c.Flows {
 		rc.Flows = append(rc.Flows, receiver.FlowConfig{Tenant: f.Tenant, Host: f.Host, Name: f.Name, Target: string(f.Target),
 			Points: receiver.PointsConfig{Method: f.Points.Method, Fuzzy: f.Points.Fuzzy, Keep: mover.Keep(f.Points.Keep)}})
@@ -58,7 +68,8 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	return &gateway{o: o, ln: ln, server: s, judge: judge}, nil
+	g.ln, g.server = ln, s
+	return g, nil
 }
 
 // openTarget makes image files only where the config says so, of the size that it says.
@@ -124,9 +135,59 @@ func (g *gateway) totals() []metrics.Total { return Totals(g.server.Metrics) }
 // close waits for writes that are under way; what is not applied then is replayed at the next start.
 func (g *gateway) close() error { return errors.Join(g.server.Close()) }
 
-// reload takes over the log level. Certificates are read again by themselves; targets and memory need a restart, which loses nothing.
+// reload takes over the log level and the policy. Certificates are read again by themselves; targets and memory need a restart, which
+// loses nothing.
 func (g *gateway) reload(c *config.Config) error {
+	if err := g.takePolicy(c.Gateway); err != nil {
+		return err
+	}
 	setLevel(g.o, c.Gateway.LogLevel)
+	if n := g.server.Enforce(); n > 0 {
+		g.o.Log.Warn("the policy ended links", "links", n)
+	}
+	return nil
+}
+
+// takePolicy reads the policy that c names; an error leaves the one in use.
+func (g *gateway) takePolicy(c *config.Gateway) error {
+	if c.Policy == "" {
+		g.policy.Store(nil)
+		return nil
+	}
+	p, err := config.LoadPolicy(string(c.Policy))
+	if err != nil {
+		return fmt.Errorf("gateway.policy: %w", err)
+	}
+	g.policy.Store(p)
+	return nil
+}
+
+// may answers the receiver. What the peer hears names no target and no other flow.
+func (g *gateway) may(a receiver.Ask) error {
+	p := g.policy.Load()
+	if p == nil {
+		return nil
+	}
+	return permit(p, a)
+}
+
+func permit(p *config.Policy, a receiver.Ask) error {
+	who := a.Tenant + "/" + a.Host
+	r := p.Rule(a.Tenant, a.Host)
+	switch {
+	case r == nil:
+		return fmt.Errorf("the gateway's policy has no rule for %s: %w", who, sentinel.ErrDenied)
+	case !r.Allows(a.Target):
+		return fmt.Errorf("the gateway's policy does not let %s write the target of flow %s: %w", who, a.Flow, sentinel.ErrDenied)
+	case r.Volume > 0 && a.Volume > int64(r.Volume):
+		return fmt.Errorf("the gateway's policy allows %s volumes of %v, flow %s has %v: %w", who, r.Volume, a.Flow, config.Size(a.Volume), sentinel.ErrDenied)
+	case r.Total > 0 && a.Total > int64(r.Total):
+		return fmt.Errorf("the gateway's policy allows %s %v in all, with flow %s it has %v: %w", who, r.Total, a.Flow, config.Size(a.Total), sentinel.ErrDenied)
+	case r.Flows > 0 && a.Flows > r.Flows:
+		return fmt.Errorf("the gateway's policy allows %s %d flows, %s is one more: %w", who, r.Flows, a.Flow, sentinel.ErrDenied)
+	case r.Connections > 0 && a.Conns > r.Connections:
+		return &wire.Error{Code: wire.CodeBusy, RetryMS: 10_000, Text: fmt.Sprintf("the gateway's policy allows %s %d connections at once", who, r.Connections)}
+	}
 	return nil
 }
 

@@ -246,37 +246,52 @@ func TestSlowLoris(t *testing.T) {
 	})
 }
 
-// TestStrangers: connections that never shake hands cannot use up the descriptors, and leave room when they go.
+// TestStrangers: connections that never say who they are keep nobody out, cannot use up the descriptors, and each has its word in the end.
 func TestStrangers(t *testing.T) {
 	certs := newCerts(t)
 	g := startGate(t, certs.server(t))
+	client := certs.client(t)
 	before := heap()
-	var all []net.Conn
-	for range maxStrangers + 50 {
-		all = append(all, dialPlain(t, g))
-	}
-	closed := 0
-	for _, nc := range all[maxStrangers:] { // accepted in order, so these are the ones too many
-		if _, err := nc.Read(make([]byte, 1)); err != nil {
-			closed++
+	const n = 3000
+	for i := range n {
+		nc := dialPlain(t, g)
+		if i%3 == 0 {
+			nc.Write([]byte{22, 3, 1, 2, 0, 1}) // slow loris
+		}
+		if i%300 == 299 { // an honest source in the midst of them
+			hc, err := Dial(t.Context(), g.Addr().String(), client)
+			must(t, err)
+			c := NewConn(hc)
+			must(t, c.Write(TypeHello, 0, &Hello{1, 1, CapZstd, id(1), 0, "root", ""}))
+			must(t, c.Write(TypeHello, 0, &Hello{1, 1, CapZstd, id(1), 0, "root", ""})) // the gate takes any frame
+			if i > n/2 {
+				for range 50 {
+					dialPlain(t, g)
+				}
+			}
+			c.Close()
 		}
 	}
-	if closed != 50 {
-		t.Errorf("%d of 50 were closed", closed)
+	if l := g.Listener.(*listener); l.gate.Count() > strangersShare {
+		t.Errorf("%d strangers of one address", l.gate.Count())
 	}
-	if grown := heap() - before; grown > 64<<20 {
+	if grown := heap() - before; grown > 24<<20 {
 		t.Errorf("the heap has grown by %d bytes", grown)
 	}
-	for _, nc := range all {
-		nc.Close()
+	crowded, clean := 0, 0
+	for range n + n/300 + 5*50 - strangersShare {
+		switch err := <-g.said; {
+		case errors.Is(err, errCrowded):
+			crowded++
+		case err == io.EOF:
+			clean++
+		default:
+			t.Error(err)
+		}
 	}
-	for range maxStrangers {
-		<-g.said
+	if clean != n/300 || crowded < n*9/10 {
+		t.Errorf("%d were crowded out, %d of %d honest ones got in", crowded, clean, n/300)
 	}
-	nc, err := Dial(t.Context(), g.Addr().String(), certs.client(t))
-	must(t, err)
-	nc.Close()
-	<-g.said
 }
 
 // TestStop: a gateway that stops is not held by a connection in its handshake, or before HELLO.

@@ -56,7 +56,6 @@ type Conn struct {
 func NewConn(nc net.Conn) *Conn {
 	c := &Conn{nc: nc, born: time.Now(), dead: DeadMS * time.Millisecond, pong: make(chan uint64, 1), ponged: make(chan uint64, 1)}
 	c.pulse.Store(int64(KeepaliveMS * time.Millisecond))
-	c.scratch = make([]byte, 0, sliceSize)
 	if t, ok := nc.(*tls.Conn); ok {
 		c.count, _ = t.NetConn().(*CountConn)
 	}
@@ -113,9 +112,13 @@ func (c *Conn) write(t Type, seq uint32, m Message) error {
 		return c.werr
 	}
 	var head [HeaderSize]byte
+	big, isBulk := m.(bulk)
+	if isBulk && cap(c.scratch) < sliceSize {
+		c.scratch = make([]byte, 0, sliceSize) // not before: strangers get none
+	}
 	b := append(c.scratch[:0], head[:]...)
 	var body []byte
-	if big, ok := m.(bulk); ok {
+	if isBulk {
 		b, body = big.appendHead(b), big.body()
 	} else {
 		b = m.Append(b)

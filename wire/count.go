@@ -11,8 +11,9 @@ import (
 type CountConn struct {
 	net.Conn
 	in, out atomic.Int64
-	settled func() // once, when the handshake is done or the connection closed; may be nil
-	denied  error  // why the peer is refused once it can be told; set in the handshake
+	settled func()      // when HELLO has been read or the connection is closed, or both; may be nil
+	crowded atomic.Bool // it was cut off to make room
+	denied  error       // why the peer is refused once it can be told; set in the handshake
 
 	mu   sync.Mutex // guards all below
 	hold bool       // writes are kept until flush

@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/strangers"
 )
 
 const (
@@ -20,8 +19,9 @@ const (
 	handshakeLimit = 10 * time.Second
 	// lingerLimit is how long a closing end waits until the peer has read why.
 	lingerLimit = 2 * time.Second
-	// maxStrangers is how many connections may be before or in their handshake: more could use up the descriptors.
-	maxStrangers = 256
+	// maxStrangers is how many connections may be before their HELLO, and strangersShare how many of one address: more could use up descriptors
+	// and memory. Newcomers get in at the cost of the oldest.
+	maxStrangers, strangersShare = 256, 64
 )
 
 // Dial connects to the gateway at addr, HOST:PORT, and does the handshake. TLS 1.3 lets the source be done before the gateway has
@@ -39,32 +39,30 @@ func Dial(ctx context.Context, addr string, cfg *tls.Config) (net.Conn, error) {
 	return t, nil
 }
 
-// NewListener gives the TCP connections of inner a CountConn and TLS. Handshakes are the business of Conn.Handshake or ReadHello.
+// NewListener gives the TCP connections of inner a CountConn and TLS. Handshakes are the business of ReadHello; until it has returned the
+// connection is a stranger, of whom there are at most 256, and 64 of one address: for a newcomer the oldest of the address that has most is
+// cut off.
 func NewListener(inner net.Listener, cfg *tls.Config) net.Listener {
-	return &listener{Listener: inner, cfg: cfg}
+	return &listener{Listener: inner, cfg: cfg, gate: strangers.New(maxStrangers, strangersShare)}
 }
 
 type listener struct {
 	net.Listener
-	cfg       *tls.Config
-	strangers atomic.Int32
+	cfg  *tls.Config
+	gate *strangers.Gate
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	for {
-		nc, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.strangers.Add(1) > maxStrangers {
-			l.strangers.Add(-1)
-			nc.Close()
-			continue
-		}
-		c := NewCountConn(nc)
-		c.settled = sync.OnceFunc(func() { l.strangers.Add(-1) })
-		return tls.Server(c, l.cfg), nil
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	c := NewCountConn(nc)
+	c.settled = l.gate.Enter(nc.RemoteAddr(), func() {
+		c.crowded.Store(true)
+		nc.Close()
+	})
+	return tls.Server(c, l.cfg), nil
 }
 
 // Handshake does the TLS handshake within 10 s and tells in clear words what is wrong with the peer; it closes the connection
@@ -76,7 +74,6 @@ func (c *Conn) Handshake(ctx context.Context) error {
 	}
 	err := handshake(ctx, t)
 	if err == nil && c.count != nil {
-		c.count.settle()
 		if why := c.count.denied; why != nil {
 			_ = c.Fail(ErrorOf(why))
 			return why
@@ -133,6 +130,21 @@ func linger(nc net.Conn) {
 
 // ReadHello does the handshake and reads HELLO, each within 10 s. It is the gateway's begin of a connection.
 func (c *Conn) ReadHello(ctx context.Context) (*Hello, error) {
+	h, err := c.readHello(ctx)
+	switch {
+	case c.count == nil:
+	case c.count.crowded.Load():
+		_ = c.Close()
+		return nil, errCrowded
+	case err == nil:
+		c.count.settle()
+	}
+	return h, err
+}
+
+var errCrowded = errors.New("the peer had not said who it is when others came, and was cut off to make room for them")
+
+func (c *Conn) readHello(ctx context.Context) (*Hello, error) {
 	if err := c.Handshake(ctx); err != nil {
 		return nil, err
 	}

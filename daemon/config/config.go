@@ -100,8 +100,9 @@ type Gateway struct {
 	Metrics  Metrics       `yaml:"metrics"`
 	LogLevel string        `yaml:"log-level"`
 	TLS      TLS           `yaml:"tls"`
-	Memory   Size          `yaml:"memory"`    // of the whole process
-	LogLimit Size          `yaml:"log-limit"` // redo log of one flow; a larger pass is applied directly
+	Policy   File          `yaml:"policy,omitempty"` // which of Flows may be used, and how much; read again at a reload
+	Memory   Size          `yaml:"memory"`           // of the whole process
+	LogLimit Size          `yaml:"log-limit"`        // redo log of one flow; a larger pass is applied directly
 	Dedup    Dedup         `yaml:"dedup"`
 	Audit    Audit         `yaml:"audit"`
 	Flows    []GatewayFlow `yaml:"flows"`
@@ -221,7 +222,7 @@ func Load(path, role string) (*Config, error) {
 
 // parse checks raw, which came from file.
 func parse(file string, raw []byte, role string) (*Config, error) {
-	d := &decoder{file: file, lines: map[string]int{}}
+	d := &decoder{file: file, lines: map[string]int{}, empty: "is empty; it needs a section source: or gateway:"}
 	c := &Config{}
 	if err := d.document(bytes.NewReader(raw), c); err != nil {
 		return nil, err

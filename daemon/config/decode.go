@@ -46,6 +46,7 @@ type defaulter interface{ defaults() }
 type decoder struct {
 	file  string
 	lines map[string]int
+	empty string // what to say of an empty file
 }
 
 func (d *decoder) fail(n *yaml.Node, key, format string, a ...any) error {
@@ -58,7 +59,7 @@ func (d *decoder) document(r io.Reader, v any) error {
 	dec := yaml.NewDecoder(r)
 	if err := dec.Decode(&root); err != nil {
 		if errors.Is(err, io.EOF) {
-			return &Error{File: d.file, Text: "is empty; it needs a section source: or gateway:"}
+			return &Error{File: d.file, Text: d.empty}
 		}
 		return d.syntax(err)
 	}

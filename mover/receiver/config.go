@@ -37,13 +37,18 @@ type Config struct {
 	IndexMemory  int64         // bytes of the dedup index; 64 MiB
 	NoDedup      bool          // the index is neither asked nor filled
 	TableMemory  int64         // bytes of each flow's digest table; 8 MiB
-	Conns        int           // most connections; 256
+	Conns        int           // most connections whose peer is known; 256
 	ConnsPerLink int           // most connections of one link; 16
 	Handshake    time.Duration // TLS and HELLO together; 10 s
 	Window       uint64        // unacked bytes that a source is allowed; 128 MiB
 	Readers      int           // parallel reads of a target; 16
 	Agent        string        // name and version for logs
 
+	// Audit hears of every peer that is let in, refused or ended; true: the log should tell it too. It must not block. May be nil.
+	Audit func(Event) bool
+	// Policy may refuse what Flows allows: ErrDenied for what will not do until the policy changes, ErrRefused for what is too large, a
+	// *wire.Error busy for what may be asked again. It must not block. May be nil.
+	Policy func(Ask) error
 	// OpenTarget opens a target of at least size bytes (0: not known yet) exclusively, with all checks of C12; create makes an image
 	// file of that size where none is.
 	OpenTarget func(path string, size int64, create bool) (blockdev.Target, error)

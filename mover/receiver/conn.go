@@ -23,6 +23,7 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	once   sync.Once // of drop and fail
+	host   string    // TENANT/HOST that it counts for; empty: not admitted
 
 	// offers are what NEED asked for and DATA has to bring. Used by the handler only.
 	offers     map[uint32]*offer
@@ -53,7 +54,9 @@ func (s *Server) serve(nc net.Conn) {
 	hello, err := wc.ReadHello(ctx)
 	cancel()
 	if err != nil {
-		s.log.Info("connection refused", "peer", wc.RemoteAddr().String(), "error", err)
+		if s.ctx.Err() == nil {
+			s.refuse(wc, nil, err)
+		}
 		if errors.Is(err, sentinel.ErrProtocol) {
 			_ = wc.Fail(wire.ErrorOf(err))
 		}
@@ -63,9 +66,14 @@ func (s *Server) serve(nc net.Conn) {
 	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}}
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	defer c.cancel()
+	defer func() {
+		if c.host != "" {
+			s.left(c.host)
+		}
+	}()
 	// The reader is not running yet: a peer that has gone shows only when we write.
 	if err := c.open(hello); err != nil {
-		s.log.Info("connection refused", "peer", wc.RemoteAddr().String(), "flow", hello.Flow, "error", err)
+		s.refuse(wc, hello, err)
 		if c.f != nil {
 			_ = wc.Fail(c.f.wireError(err))
 		} else {
@@ -93,12 +101,20 @@ func (c *conn) open(h *wire.Hello) error {
 	f := c.s.flows[name.Tenant+"/"+name.Host+"/"+h.Flow]
 	if f == nil {
 		// Whether the flow exists for somebody else is nobody's business.
-		return fmt.Errorf("flow %q is not configured for %s at this gateway: %w", h.Flow, name, sentinel.ErrDenied)
+		return &kindError{KindForeign, fmt.Errorf("flow %q is not configured for %s at this gateway: %w", h.Flow, name, sentinel.ErrDenied)}
 	}
 	c.f, c.keeps = f, h.Capabilities&wire.CapKeep != 0
+	conns, ok := c.s.admit(name.String())
+	if !ok {
+		return &kindError{KindFull, busyError(fmt.Sprintf("the gateway has %d connections already", c.s.cfg.Conns))}
+	}
+	c.host = name.String()
+	if err := c.s.may(f, 0, conns); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, joinLimit)
 	defer cancel()
-	l, err := f.join(ctx, h.Link, c)
+	l, fresh, err := f.join(ctx, h.Link, c)
 	if err != nil {
 		return err
 	}
@@ -115,6 +131,11 @@ func (c *conn) open(h *wire.Hello) error {
 			err = busyError("the flow is still finishing what came before")
 		}
 		return err
+	}
+	if fresh {
+		e := event(Accepted, c.wc, nil)
+		e.Flow, e.Agent = f.key, h.Agent
+		c.s.tellDoor(e)
 	}
 	c.s.log.Debug("connected", "flow", f.key, "peer", c.wc.RemoteAddr().String(), "agent", h.Agent, "conn", h.Conn)
 	return nil
@@ -180,6 +201,9 @@ func (c *conn) handleAll(frames <-chan inFrame) error {
 func (c *conn) tell(err error) {
 	c.s.log.Warn("connection ended", "flow", c.f.key, "peer", c.wc.RemoteAddr().String(), "error", err)
 	c.f.noteError(err)
+	if errors.Is(err, sentinel.ErrProtocol) || errors.Is(err, sentinel.ErrCorrupt) || errors.As(err, new(*kindError)) {
+		c.s.ended(c, err)
+	}
 	we := c.f.wireError(err)
 	c.fail(we)
 	if we.Code == wire.CodeCorrupt {

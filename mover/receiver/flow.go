@@ -41,7 +41,8 @@ type flow struct {
 	// allTouched: after a start everything that is known counts as touched.
 	allTouched atomic.Bool
 
-	recMu sync.Mutex // held while the record is changed, so that no change is lost
+	recMu   sync.Mutex   // held while the record is changed, so that no change is lost
+	granted atomic.Int64 // bytes of the volume that the policy has let pass
 
 	targetMu sync.RWMutex // other flows read candidates under a read lock; closing takes the write lock
 

@@ -25,6 +25,7 @@ func (s *Server) Judge(verdict func(*x509.Certificate) error) (ended int) {
 			}
 			if err := verdict(state.PeerCertificates[0]); err != nil {
 				s.log.Warn("live connection is refused", "flow", f.key, "peer", c.wc.RemoteAddr().String(), "error", err)
+				s.ended(c, err)
 				c.fail(wire.ErrorOf(err))
 				ended++
 			}

@@ -61,38 +61,38 @@ func (l *link) remove(c *conn) {
 
 const fencedKept = 64 // link ids that are remembered as fenced, for sources that dial again with an old one
 
-// join puts a connection into the link with the id, replacing an older link after its writes have ended (C8).
-func (f *flow) join(ctx context.Context, id [16]byte, c *conn) (*link, error) {
+// join puts a connection into the link with the id, replacing an older link after its writes have ended (C8). fresh: the link is new.
+func (f *flow) join(ctx context.Context, id [16]byte, c *conn) (l *link, fresh bool, err error) {
 	select {
 	case f.attaching <- struct{}{}:
 		defer func() { <-f.attaching }()
 	case <-ctx.Done():
-		return nil, busyError("another connection of the flow is waiting for an earlier one to end")
+		return nil, false, busyError("another connection of the flow is waiting for an earlier one to end")
 	}
 	f.mu.Lock()
 	old, fenced := f.link, slices.Contains(f.fenced, id)
 	f.mu.Unlock()
 	if fenced {
-		return nil, fmt.Errorf("a newer link has taken over flow %s: %w", f.key, sentinel.ErrFenced)
+		return nil, false, fmt.Errorf("a newer link has taken over flow %s: %w", f.key, sentinel.ErrFenced)
 	}
 	if old != nil && old.id == id && old.ctx.Err() == nil {
 		if !old.add(c, f.s.cfg.ConnsPerLink) {
-			return nil, busyError(fmt.Sprintf("the link has %d connections already", f.s.cfg.ConnsPerLink))
+			return nil, false, busyError(fmt.Sprintf("the link has %d connections already", f.s.cfg.ConnsPerLink))
 		}
-		return old, nil
+		return old, false, nil
 	}
 	if old != nil {
 		if err := f.fence(ctx, old, id); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	l := &link{id: id, slots: make(chan struct{}, f.s.linkSlots)}
+	l = &link{id: id, slots: make(chan struct{}, f.s.linkSlots)}
 	l.ctx, l.cancel = context.WithCancelCause(f.s.ctx)
 	l.add(c, 1)
 	f.mu.Lock()
 	f.link = l
 	f.mu.Unlock()
-	return l, nil
+	return l, true, nil
 }
 
 // fence ends a link and waits until nothing of it writes any more.

@@ -22,6 +22,9 @@ func (c *conn) handleOpen(seq uint32, m *wire.Open) error {
 	if err := checkOpen(m); err != nil {
 		return err
 	}
+	if err := c.s.may(f, int64(m.VolumeSize), 1); err != nil {
+		return err
+	}
 	tell := func(done, total int64, text string) { c.notice(seq, done, total, text) }
 	if err := f.exclusive(c.ctx, tell); err != nil {
 		return err

@@ -41,8 +41,11 @@ type Server struct {
 	linkSlots         int
 	metrics           counters
 
+	policyMu sync.Mutex // held while the policy is asked; before the flows' mu
+
 	mu     sync.Mutex // guards all below
-	conns  int
+	conns  int        // whose peer is known
+	hosts  map[string]int
 	closed bool
 }
 
@@ -55,7 +58,7 @@ func New(cfg Config) (*Server, error) {
 	if err := tryPoints(cfg); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}}
+	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}, hosts: map[string]int{}}
 	if s.cat, err = catalog.Open(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -124,16 +127,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		if !s.admit() {
-			s.log.Warn("too many connections; one was closed", "limit", s.cfg.Conns, "peer", nc.RemoteAddr().String())
-			closeRaw(nc)
-			continue
-		}
-		if !s.start(func() {
-			defer s.left()
-			s.serve(nc)
-		}) {
-			s.left()
+		if !s.start(func() { s.serve(nc) }) { // the listener bounds those who are not known yet
 			closeRaw(nc)
 		}
 	}
@@ -156,22 +150,6 @@ func closeRaw(nc net.Conn) {
 		nc = t.NetConn()
 	}
 	nc.Close()
-}
-
-func (s *Server) admit() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || s.conns >= s.cfg.Conns {
-		return false
-	}
-	s.conns++
-	return true
-}
-
-func (s *Server) left() {
-	s.mu.Lock()
-	s.conns--
-	s.mu.Unlock()
 }
 
 // Close ends all connections, waits for what is being written, and closes everything. Passes that are open stay so in their logs.
@@ -265,6 +243,7 @@ func (s *Server) Drop(ctx context.Context, key string) error {
 	if err := s.cat.Drop(key); err != nil {
 		return err
 	}
+	f.granted.Store(0)
 	f.mu.Lock()
 	f.last = nil
 	f.mu.Unlock()
