@@ -83,7 +83,7 @@ func (s *soak) claim(ctx context.Context) error {
 	if s.target == "" {
 		return nil
 	}
-	if _, err := s.r.Await(ctx, "gateway", "up", 30*time.Second, func(mover.Status) bool { return true }); err != nil {
+	if _, err := s.r.Await(ctx, "gateway", "up", 2*time.Minute, func(mover.Status) bool { return true }); err != nil {
 		return err
 	}
 	_, err := s.r.Ctl(ctx, "gateway", "claim", "demo/web1/"+flowName, "--overwrite", "--yes")
