@@ -126,17 +126,19 @@ func (c *checks) volume(what string, f config.SourceFlow) {
 	if err := v.Unmapped(); err != nil {
 		c.note(what, "is moved in scan mode: %v", err)
 	}
-	mounts, err := mountsOf(v)
+	stack, err := disk.StackOn(extents(v))
 	if err != nil {
 		c.bad(what, err)
 		return
 	}
-	for _, m := range mounts {
-		if m.Dir == "" && !m.ReadOnly {
+	for _, m := range stack.Mounts {
+		switch {
+		case m.Stopped():
+		case m.Dir == "":
 			c.bad(what, fmt.Errorf("%s (%s) is mounted on it where nobody can reach it; it could not be frozen: %w", m.Source, m.Type, sentinel.ErrRefused))
-			continue
+		default:
+			c.ok(what, "a cutover freezes %s (%s)", m.Dir, m.Type)
 		}
-		c.ok(what, "a cutover freezes %s (%s)", m.Dir, m.Type)
 	}
 	if v.Kind() == disk.LVM {
 		o := lvmsnap.Options{Flow: f.Name, Path: v.Path(), Dev: v.Device(), Size: v.Size()}
@@ -146,17 +148,27 @@ func (c *checks) volume(what string, f config.SourceFlow) {
 			c.ok(what, "points of a group can be read from a snapshot after the thaw")
 		}
 	}
-	if m := v.Map(); m != nil {
-		swaps, err := disk.Swaps(m)
-		if err != nil {
-			c.bad(what, err)
-		}
-		for _, a := range swaps {
-			c.note(what, "%s is active swap on it, which no freeze stops: swapoff it before a cutover, or what is swapped meanwhile makes it fail", a.Path)
-		}
-	}
-	if len(mounts) == 0 && len(f.Cutover.StopHook) == 0 {
+	c.beside(what, stack)
+	if len(stack.Mounts) == 0 && len(f.Cutover.StopHook) == 0 {
 		c.note(what, "nothing is mounted on it and there is no stop-hook: at a cutover nobody else may write to it")
+	}
+}
+
+// beside notes who writes past what a freeze stops.
+func (c *checks) beside(what string, stack disk.Stack) {
+	users, err := stack.RawUsers()
+	if err != nil {
+		c.bad(what, err)
+	}
+	for _, u := range users {
+		c.note(what, "%s, which no freeze stops: a point is fuzzy and a cutover fails unless a hook ends that", u)
+	}
+	swaps, err := disk.Swaps(stack.On)
+	if err != nil {
+		c.bad(what, err)
+	}
+	for _, a := range swaps {
+		c.note(what, "%s is active swap on it, which no freeze stops: swapoff it before a cutover, or what is swapped meanwhile makes it fail", a.Path)
 	}
 }
 

@@ -121,9 +121,7 @@ func (f *freezer) mounted(stack disk.Stack) ([]string, error) {
 	var out []string
 	for _, m := range stack.Mounts {
 		switch {
-		case m.ReadOnly:
-		case m.Over && slices.Contains(lacking, m.Type):
-			// Its writers stand still when what its file lies on is frozen.
+		case m.Stopped():
 		case m.Dir == "":
 			where := "is mounted on it"
 			if m.Pid != 0 {
@@ -137,9 +135,6 @@ func (f *freezer) mounted(stack disk.Stack) ([]string, error) {
 	}
 	return out, nil
 }
-
-// lacking are filesystems without a freeze.
-var lacking = []string{"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus", "ufs", "udf", "ocfs2"}
 
 // extents are the volumes on their leaf disks; those without a map are their own leaf, and image files have none.
 func extents(vs ...*disk.Volume) (all extent.Map) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func TestSwapUser(t *testing.T) {
 	if got := moment(func() {}); len(got) != 0 {
 		t.Errorf("quiet swap: %q", got)
 	}
-	got := moment(func() { swapOut(t) })
+	got := moment(func() { swapOut(t, l.Dev) })
 	if len(got) != 1 || !strings.HasPrefix(got[0], p+": active swap") {
 		t.Errorf("written swap: %q", got)
 	}
@@ -115,7 +116,7 @@ func TestSwapUser(t *testing.T) {
 	if got := moment(func() {}); len(got) != 0 {
 		t.Errorf("quiet swap file: %q", got)
 	}
-	if got := moment(func() { swapOut(t) }); len(got) != 1 || !strings.HasPrefix(got[0], file+": active swap") {
+	if got := moment(func() { swapOut(t, l.Dev) }); len(got) != 1 || !strings.HasPrefix(got[0], file+": active swap") {
 		t.Errorf("written swap file: %q", got)
 	}
 }
@@ -126,8 +127,8 @@ func swapOn(t *testing.T, path string) {
 	t.Cleanup(func() { exec.Command("swapoff", path).Run() })
 }
 
-// swapOut makes the kernel write memory of this process to swap.
-func swapOut(t *testing.T) {
+// swapOut makes the kernel write memory of this process to the swap on the disk dev, which nobody else writes.
+func swapOut(t *testing.T, dev string) {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, 4<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
@@ -137,8 +138,27 @@ func swapOut(t *testing.T) {
 	for i := 0; i < len(mem); i += 4096 {
 		mem[i] = byte(i>>12) | 1
 	}
-	if err := unix.Madvise(mem, unix.MADV_PAGEOUT); err != nil {
+	from := swapped(t, dev)
+	for end := time.Now().Add(20 * time.Second); swapped(t, dev) <= from; time.Sleep(20 * time.Millisecond) {
+		if err := unix.Madvise(mem, unix.MADV_PAGEOUT); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatal("the kernel swaps nothing out")
+		}
+	}
+}
+
+// swapped is how many sectors have been written to the disk dev.
+func swapped(t *testing.T, dev string) int64 {
+	t.Helper()
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/stat")
+	if err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond)
+	n, err := strconv.ParseInt(strings.Fields(string(b))[6], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

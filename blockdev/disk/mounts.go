@@ -24,6 +24,12 @@ type Mount struct {
 	devs  []uint64 // all its devices
 }
 
+// lacking are filesystems without a freeze. FAT is made read-only instead, which fails while files on it are open for writing.
+var lacking = []string{"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus", "ufs", "udf", "ocfs2"}
+
+// Stopped tells whether nothing has to be frozen: it is read-only, or cannot be frozen and lies on what is.
+func (m Mount) Stopped() bool { return m.ReadOnly || m.Over && slices.Contains(lacking, m.Type) }
+
 // Mounts lists the mounted filesystems that keep bytes on the leaf extents of m, one entry for each filesystem, whichever mount namespace it
 // is mounted in. Those on devices without a fixed map are listed as soon as something of theirs may lie there.
 func Mounts(m extent.Map) ([]Mount, error) {

@@ -18,7 +18,11 @@ type Stack struct {
 	Mounts []Mount
 	// On is the asked extents and every loop device that is attached to a file or device on them.
 	On extent.Map
+	// Bare are the nodes of those loop devices on which no mounted filesystem was found: nobody writes there but who opens them.
+	Bare []string
 }
+
+const whole = 1 << 62 // bytes: any device is smaller
 
 // StackOn looks at the mounts of every namespace and at all loop devices.
 func StackOn(m extent.Map) (Stack, error) {
@@ -77,7 +81,7 @@ func (s *system) stack(lines []mountLine, loops []loop, m extent.Map) (Stack, er
 				return Stack{}, err
 			}
 			if hit {
-				st.On = append(st.On, extent.Segment{Len: 1 << 62, Dev: l.dev})
+				st.On = append(st.On, extent.Segment{Len: whole, Dev: l.dev})
 				grown = true
 			}
 		}
@@ -86,9 +90,34 @@ func (s *system) stack(lines []mountLine, loops []loop, m extent.Map) (Stack, er
 	for i := range st.Mounts {
 		st.Mounts[i].Over = !slices.Contains(direct, st.Mounts[i].super)
 	}
+	if err := s.bare(&st, loops); err != nil {
+		return Stack{}, err
+	}
 	var err error
 	st.Mounts, err = s.uppermostFirst(st.Mounts, loops)
 	return st, err
+}
+
+func (s *system) bare(st *Stack, loops []loop) error {
+	for _, l := range loops {
+		if !slices.ContainsFunc(st.On, func(g extent.Segment) bool { return g.Dev == l.dev && g.Len == whole }) {
+			continue
+		}
+		used := false
+		for _, m := range st.Mounts {
+			for _, d := range m.devs {
+				hit, err := s.touches(d, extent.Map{{Len: whole, Dev: l.dev}}, 0)
+				if err != nil {
+					return err
+				}
+				used = used || hit
+			}
+		}
+		if !used {
+			st.Bare = append(st.Bare, l.node)
+		}
+	}
+	return nil
 }
 
 // uppermostFirst sorts: a filesystem comes when nothing that is still to come lies on it; of those, what was mounted last comes first.
@@ -100,7 +129,7 @@ func (s *system) uppermostFirst(mounts []Mount, loops []loop) ([]Mount, error) {
 		}
 		for _, upper := range mounts {
 			for _, d := range upper.devs {
-				hit, err := s.touches(d, extent.Map{{Len: 1 << 62, Dev: l.dev}}, 0)
+				hit, err := s.touches(d, extent.Map{{Len: whole, Dev: l.dev}}, 0)
 				if err != nil {
 					return nil, err
 				}

@@ -50,19 +50,21 @@ func look(d device, s Tracking, o Options) (_ *Volume, err error) {
 	if m == nil {
 		m = extent.Map{{Len: vol.Size(), Dev: vol.Device()}}
 	}
-	mounts, err := disk.Mounts(m)
+	stack, err := disk.StackOn(m)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.mounts(mounts); err != nil {
+	if err := v.mounts(stack.Mounts); err != nil {
 		return nil, err
 	}
 	v.InUse = min(v.InUse, v.Size)
-	if err := v.swaps(m); err != nil {
+	if err := v.swaps(stack.On); err != nil {
 		return nil, err
 	}
-	v.users()
-	v.space(mounts)
+	if err := v.users(stack); err != nil {
+		return nil, err
+	}
+	v.space(stack.Mounts)
 	v.advise()
 	return v, nil
 }
@@ -114,6 +116,10 @@ func (v *Volume) layer(dev uint64) *Layer {
 func (v *Volume) mounts(mounts []disk.Mount) error {
 	for _, m := range mounts {
 		out := Mount{Dir: clean(m.Dir), Type: clean(m.Type), ReadOnly: m.ReadOnly}
+		if m.Over {
+			v.over(m, out.Dir)
+			continue
+		}
 		var fs unix.Statfs_t
 		if m.Dir != "" && unix.Statfs(m.Dir, &fs) == nil {
 			out.Size = int64(fs.Blocks) * fs.Frsize
@@ -137,6 +143,19 @@ func (v *Volume) mounts(mounts []disk.Mount) error {
 		}
 	}
 	return nil
+}
+
+// over notes a filesystem in an image that lies on the volume.
+func (v *Volume) over(m disk.Mount, dir string) {
+	switch {
+	case m.ReadOnly:
+	case m.Stopped():
+		v.Notes = append(v.Notes, fmt.Sprintf("%s (%s) lies in an image there and cannot be frozen; it stands still with what the image lies on", dir, m.Type))
+	case m.Dir == "":
+		v.Notes = append(v.Notes, fmt.Sprintf("%s (%s) lies in an image there and is mounted where nobody can reach it: a freeze is refused until it is unmounted", clean(m.Source), m.Type))
+	default:
+		v.Freezes = append(v.Freezes, dir)
+	}
 }
 
 // share is how much of n bytes of a filesystem lie on the volume, when it lies on other disks too.
@@ -177,28 +196,31 @@ func (v *Volume) swap() bool {
 	return l.Swap || len(v.Layers) == 1 && len(l.Holds) == 1 && strings.HasPrefix(l.Holds[0], "swap")
 }
 
-// users finds who writes past any filesystem: processes that have a device open, loop devices on it, and ZFS, which the kernel does not show.
-func (v *Volume) users() {
-	open := rawUsers(v.devs())
-	for i := range v.Layers {
-		l := &v.Layers[i]
-		l.Users = append(l.Users, open[l.dev]...)
-		for _, u := range l.Users {
-			v.NotFrozen = append(v.NotFrozen, fmt.Sprintf("%s: %s; give the flow a stop-hook that stops it", l.Device, u))
+// users finds who writes past any filesystem: processes that have a device open, exports, loop devices, and ZFS, which the kernel does not show.
+func (v *Volume) users(stack disk.Stack) error {
+	raw, err := stack.RawUsers()
+	if err != nil {
+		return err
+	}
+	for _, u := range raw {
+		for i := range v.Layers {
+			if v.Layers[i].dev == u.Dev {
+				v.Layers[i].Users = append(v.Layers[i].Users, clean(u.Who))
+			}
 		}
+		v.NotFrozen = append(v.NotFrozen, fmt.Sprintf("%s; stop it by a stop-hook for a cutover, and by a pre hook of its group for points that are not fuzzy", clean(u.String())))
+	}
+	for _, dev := range stack.Bare {
+		v.NotFrozen = append(v.NotFrozen, fmt.Sprintf("%s is attached there as a loop device without a filesystem: who opens it writes past every freeze", dev))
+	}
+	for _, l := range v.Layers {
 		for _, s := range l.Holds {
 			if strings.Contains(s, "zfs") {
 				v.NotFrozen = append(v.NotFrozen, l.Device+" is part of a ZFS pool, which cannot be frozen; give the flow a stop-hook that exports it")
 			}
 		}
 	}
-}
-
-func (v *Volume) devs() (out []uint64) {
-	for _, l := range v.Layers {
-		out = append(out, l.dev)
-	}
-	return out
+	return nil
 }
 
 // space estimates what a full pass has to look at: all but the free space of mounted ext4 and XFS, and of what lies there
@@ -212,7 +234,7 @@ func (v *Volume) space(mounts []disk.Mount) {
 	for _, m := range mounts {
 		mounted[m.Dev] = true
 		var fs unix.Statfs_t
-		if m.Dir == "" || m.Map == nil || !slices.Contains([]string{"ext2", "ext3", "ext4", "xfs"}, m.Type) || unix.Statfs(m.Dir, &fs) != nil {
+		if m.Over || m.Dir == "" || m.Map == nil || !slices.Contains([]string{"ext2", "ext3", "ext4", "xfs"}, m.Type) || unix.Statfs(m.Dir, &fs) != nil {
 			continue
 		}
 		v.FirstPass -= v.share(m, int64(fs.Bfree)*fs.Frsize)
