@@ -49,7 +49,7 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		return nil, fmt.Errorf("gateway.listen: %w", err)
 	}
 	rc := receiver.Config{
-		StateDir: string(c.State), TLS: tls, OpenPoints: openPoints, OpenCopy: openCopy, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off,
+		StateDir: string(c.State), TLS: tls, OpenPoints: openPoints, OpenCopy: openCopy, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off, TenantDedup: c.Dedup.Scope == "tenant",
 		Agent: "moverd/" + version.String(), OpenTarget: openTarget(c.Flows), Inspect: inspect, Log: o.Log.Logger, Note: o.Log.note,
 	}
 	g := &gateway{o: o, judge: judge}

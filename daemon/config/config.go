@@ -127,10 +127,11 @@ func (d Dial) Files() wire.Files {
 	return wire.Files{CA: string(d.CA), Cert: string(d.Cert), Key: string(d.Key), CRL: string(d.CRL), CRLStrict: d.CRLStrict}
 }
 
-// Dedup is the index of leaves of a tenant.
+// Dedup is the index of leaves.
 type Dedup struct {
-	Memory Size `yaml:"memory"`
-	Off    bool `yaml:"off"`
+	Memory Size   `yaml:"memory"`
+	Off    bool   `yaml:"off"`
+	Scope  string `yaml:"scope"` // host, tenant: whose leaves answer an offer
 }
 
 // GatewayFlow is one target and who may write it.
@@ -197,7 +198,7 @@ func (g *Gateway) defaults() {
 		Memory:   512 << 20,
 		Audit:    Audit{Keep: keepAudit},
 		LogLimit: 4 << 30,
-		Dedup:    Dedup{Memory: 64 << 20},
+		Dedup:    Dedup{Memory: 64 << 20, Scope: "host"},
 	}
 }
 

@@ -108,11 +108,11 @@ func Who(identity string) string {
 
 // conflict finds another flow with the same claim. mu is held, or nobody else knows c.
 func (c *Catalog) conflict(r Record) error {
-	if r.Target.Identity == "" {
+	if r.Target.Identity == "" || !r.Finished.IsZero() {
 		return nil
 	}
 	for _, o := range c.flows {
-		if o.Flow != r.Flow && Who(o.Target.Identity) == Who(r.Target.Identity) {
+		if o.Flow != r.Flow && o.Finished.IsZero() && Who(o.Target.Identity) == Who(r.Target.Identity) {
 			return fmt.Errorf("target %s (%s) is claimed by flow %s at %s; drop that claim first: %w",
 				r.Target.Path, r.Target.Identity, o.Flow, o.Target.Path, sentinel.ErrRefused)
 		}

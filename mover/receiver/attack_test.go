@@ -48,7 +48,7 @@ func (r *rig) settled(key string) {
 }
 
 func TestDedup(t *testing.T) {
-	r := newRig(t, twoFlows)
+	r := newRig(t, twoFlows, func(c *Config) { c.TenantDedup = true })
 	s := randomSrc(300*leafSize, 1)
 	r.first(r.mustDial("root"), s)
 	same := &src{b: bytes.Clone(s.b), id: "vol-2", gen: newID()}

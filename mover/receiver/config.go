@@ -36,6 +36,7 @@ type Config struct {
 	LogLimit     int64         // bytes of redo log per flow; 1 GiB, at least 1 MiB
 	IndexMemory  int64         // bytes of the dedup index; 64 MiB
 	NoDedup      bool          // the index is neither asked nor filled
+	TenantDedup  bool          // offers are answered from the leaves of all hosts of a tenant; a host can then find out what the others hold
 	TableMemory  int64         // bytes of each flow's digest table; 8 MiB
 	Conns        int           // most connections whose peer is known; 256
 	ConnsPerLink int           // most connections of one link; 16

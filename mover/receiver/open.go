@@ -92,6 +92,10 @@ func (f *flow) prepare(m *wire.Open) error {
 		return fmt.Errorf("flow %s carries volume %s, the source now has %s: move that one under another flow name, or drop this flow's claim: %w",
 			f.key, r.Volume.Identity, m.Identity, sentinel.ErrRefused)
 	}
+	if !r.Finished.IsZero() {
+		return fmt.Errorf("flow %s was finished at %s after its cutover: the way back was given up and target %s is no longer its own; to replicate anew drop its claim first (moverctl claim --drop %s): %w",
+			f.key, r.Finished.Format(time.RFC3339), f.cfg.Target, f.key, sentinel.ErrRefused)
+	}
 	if r.Phase == mover.Released && m.Flags&wire.FlagReclaim == 0 {
 		return fmt.Errorf("target %s of flow %s was released at the cutover of %s; `moverctl rollback` at the source takes it back: %w",
 			f.cfg.Target, f.key, r.Released.Format(time.RFC3339), sentinel.ErrRefused)

@@ -86,7 +86,7 @@ func (f *flow) putData(ctx ctxt, items []wire.Item, plain []byte, leaves []diges
 			return fmt.Errorf("note digests: %w", diskFull(err))
 		}
 		if !f.s.cfg.NoDedup {
-			f.s.index.Add(f.cfg.Tenant, f.record().Number, first, ds, chunker.ZeroLeaf)
+			f.s.index.Add(f.dedupScope(), f.record().Number, first, ds, chunker.ZeroLeaf)
 		}
 	}
 	return nil

@@ -236,7 +236,7 @@ func (r *resolved) candidates(ctx ctxt) error {
 		return nil
 	}
 	places := make([]catalog.Place, len(cs))
-	r.f.s.index.Lookup(r.f.cfg.Tenant, ds, places)
+	r.f.s.index.Lookup(r.f.dedupScope(), ds, places)
 	own := r.f.record().Number
 	found := cs[:0]
 	for k, c := range cs {
@@ -272,7 +272,7 @@ func (r *resolved) readCandidates(ctx ctxt, found []candidate) {
 			if ctx.Err() != nil {
 				return nil
 			}
-			t, _, done := r.f.s.targetOf(r.f.cfg.Tenant, group[0].place.Flow)
+			t, done := r.f.targetOf(group[0].place.Flow)
 			if t == nil {
 				return nil
 			}

@@ -252,17 +252,25 @@ func (s *Server) Drop(ctx context.Context, key string) error {
 	return nil
 }
 
-// targetOf lends another flow's target of the same tenant for reading candidates; done gives it back.
-func (s *Server) targetOf(tenant string, number uint32) (t blockdev.Target, key string, done func()) {
-	key, ok := s.cat.ByNumber(number)
-	f := s.flows[key]
-	if !ok || f == nil || f.cfg.Tenant != tenant {
-		return nil, "", nil
+// dedupScope is what flows share whose leaves may answer each other's offers. Names hold no slash, so that no tenant's scope is a host's.
+func (f *flow) dedupScope() string {
+	if f.s.cfg.TenantDedup {
+		return f.cfg.Tenant
 	}
-	f.targetMu.RLock()
-	if f.target == nil {
-		f.targetMu.RUnlock()
-		return nil, "", nil
+	return f.cfg.Tenant + "/" + f.cfg.Host
+}
+
+// targetOf lends another flow's target of the same scope for reading candidates; done gives it back.
+func (f *flow) targetOf(number uint32) (t blockdev.Target, done func()) {
+	key, ok := f.s.cat.ByNumber(number)
+	o := f.s.flows[key]
+	if !ok || o == nil || o.dedupScope() != f.dedupScope() {
+		return nil, nil
 	}
-	return f.target, key, f.targetMu.RUnlock
+	o.targetMu.RLock()
+	if o.target == nil {
+		o.targetMu.RUnlock()
+		return nil, nil
+	}
+	return o.target, o.targetMu.RUnlock
 }
