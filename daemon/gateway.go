@@ -197,7 +197,7 @@ func (g *gateway) Status() []mover.Status { return g.server.Status() }
 
 func (g *gateway) Do(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (control.Result, error) {
 	switch verb {
-	case control.Claim, control.Points, control.Restore, control.Export:
+	case control.Claim, control.Points, control.Restore, control.Export, control.Serve, control.Finish:
 	default:
 		return control.Result{}, usagef("%s is for a source; this is a gateway", verb)
 	}
@@ -205,11 +205,14 @@ func (g *gateway) Do(ctx context.Context, verb string, r control.Request, tell f
 	for _, f := range g.o.Config.Gateway.Flows {
 		known = known || r.Flow == f.Tenant+"/"+f.Host+"/"+f.Name
 	}
+	if verb != control.Claim {
+		if _, err := g.server.Members(r.Flow); err != nil {
+			return control.Result{}, usagef("%v", err)
+		}
+		return g.doPoints(ctx, verb, r, tell)
+	}
 	if !known {
 		return control.Result{}, unknownFlow(r.Flow, g.Status())
-	}
-	if verb != control.Claim {
-		return g.doPoints(ctx, verb, r, tell)
 	}
 	if r.Drop {
 		if err := g.server.Drop(ctx, r.Flow); err != nil {

@@ -1,21 +1,16 @@
 package daemon
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/disk"
 	"github.com/moverd/mover/blockdev/points"
 	"github.com/moverd/mover/daemon/control"
-	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 )
 
@@ -31,92 +26,93 @@ func openCopy(path string, size int64) (blockdev.Target, error) {
 	return t, nil
 }
 
-// doPoints runs the verbs about recovery points.
-func (g *gateway) doPoints(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (control.Result, error) {
-	if verb != control.Points && !filepath.IsAbs(r.To) {
-		return control.Result{}, usagef("%s: --to %q is not an absolute path", verb, r.To)
-	}
-	var text string
-	var err error
-	switch {
-	case verb == control.Restore:
-		text, err = g.server.Restore(ctx, r.Flow, r.Point, filepath.Clean(r.To), r.Overwrite, tell)
-	case verb == control.Export:
-		text, err = g.export(ctx, r)
-	case r.Change == "":
-		all, err := g.server.Points(r.Flow)
-		if err == nil && len(all) == 0 {
-			text = "no recovery points are kept of " + r.Flow
+// doPoints runs the verbs about recovery points, and finish.
+func (g *gateway) doPoints(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (result control.Result, err error) {
+	switch verb {
+	case control.Finish:
+		result.Text, err = g.server.Finish(ctx, r.Flow)
+	case control.Serve:
+		result.Text, err = g.serve(ctx, r, tell)
+	case control.Restore, control.Export:
+		if r.Dir != "" {
+			result.Text, err = g.copyMoment(ctx, verb, r, tell)
+			break
 		}
-		return control.Result{Text: text, Points: all}, err
-	case r.Change == "remove":
-		text, err = r.Point+" is removed", g.server.RemovePoint(ctx, r.Flow, r.Point)
-	case r.Change == "pin":
-		text, err = r.Point+" is pinned", g.server.Pin(ctx, r.Flow, r.Point, true)
-	case r.Change == "unpin":
-		text, err = r.Point+" is no longer pinned", g.server.Pin(ctx, r.Flow, r.Point, false)
+		if !filepath.IsAbs(r.To) {
+			return result, usagef("%s: --to %q is not an absolute path", verb, r.To)
+		}
+		result.Text, err = g.copyPoint(ctx, verb, r, tell)
 	default:
-		err = usagef("points: change %q is none of pin, unpin, remove", r.Change)
+		if r.Change == "" {
+			return g.listPoints(r)
+		}
+		result.Text, err = g.changePoint(ctx, r)
 	}
 	if err != nil {
-		text = ""
+		result.Text = ""
 	}
-	return control.Result{Text: text}, err
+	return result, err
 }
 
-// export writes a point to a new file through qemu-img, which compares it then. Under its name the file is whole.
-func (g *gateway) export(ctx context.Context, r control.Request) (text string, err error) {
-	if r.Format != "raw" && r.Format != "qcow2" {
-		return "", usagef("export: format %q is neither raw nor qcow2", r.Format)
+func (g *gateway) listPoints(r control.Request) (result control.Result, err error) {
+	if r.Moments {
+		result.Moments, err = g.server.Moments(r.Flow)
+		if len(result.Moments) == 0 {
+			result.Text = "no moments are kept of " + cmp.Or(r.Flow, "any flow")
+		}
+		return result, err
 	}
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		return "", fmt.Errorf("export needs qemu-img: install the package qemu-utils: %w", sentinel.ErrNotSupported)
+	if result.Flows, err = g.server.FlowPoints(r.Flow); err != nil {
+		return result, err
 	}
-	to := filepath.Clean(r.To)
-	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s exists; an export makes a new file: %w", to, sentinel.ErrRefused)
+	kept := 0
+	for _, f := range result.Flows {
+		kept += len(f.Points)
 	}
-	if err := g.server.MayWrite(to); err != nil {
-		return "", err
+	if len(result.Flows) == 1 {
+		result.Points = result.Flows[0].Points
 	}
+	if kept == 0 {
+		result.Text = "no recovery points are kept of " + cmp.Or(r.Flow, "any flow")
+	}
+	return result, nil
+}
+
+// changePoint changes a flow's point, or every point of a moment.
+func (g *gateway) changePoint(ctx context.Context, r control.Request) (string, error) {
+	pin, remove, what := g.server.PinMoment, g.server.RemoveMoment, "moment "+r.Point+" of "+r.Flow
+	if keys, err := g.server.Members(r.Flow); err == nil && len(keys) == 1 && keys[0] == r.Flow && !r.Moments {
+		pin, remove, what = g.server.Pin, g.server.RemovePoint, r.Point
+	}
+	switch r.Change {
+	case "remove":
+		return what + " is removed", remove(ctx, r.Flow, r.Point)
+	case "pin":
+		return what + " is pinned", pin(ctx, r.Flow, r.Point, true)
+	case "unpin":
+		return what + " is no longer pinned", pin(ctx, r.Flow, r.Point, false)
+	}
+	return "", usagef("points: change %q is none of pin, unpin, remove", r.Change)
+}
+
+func (g *gateway) copyPoint(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (string, error) {
+	if verb == control.Restore {
+		return g.server.Restore(ctx, r.Flow, r.Point, filepath.Clean(r.To), r.Overwrite, tell)
+	}
+	return g.export(ctx, r, tell)
+}
+
+// serve holds a point open for a client that offers it, until the client hangs up. The progress of step serve has the path and the size.
+func (g *gateway) serve(ctx context.Context, r control.Request, tell func(mover.Progress)) (text string, err error) {
 	k, size, done, err := g.server.OpenPoint(ctx, r.Flow, r.Point)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	file := map[string]any{"driver": "file", "filename": k.Path()}
-	if st, err := os.Stat(k.Path()); err == nil && st.Mode()&os.ModeDevice != 0 {
-		file["driver"] = "host_device" // qemu-img takes no device for a file
+	tell(mover.Progress{Step: control.Serve, Text: k.Path(), Total: size})
+	<-ctx.Done()
+	if !errors.Is(context.Cause(ctx), control.ErrHangUp) {
+		return "", fmt.Errorf("%s of %s is no longer served: the daemon stops", r.Point, r.Flow)
 	}
-	// A target may be larger than its volume: only the volume is exported.
-	source, err := json.Marshal(map[string]any{"driver": "raw", "size": (size + 511) / 512 * 512, "file": file})
-	if k.Size() < (size+511)/512*512 {
-		source, err = json.Marshal(map[string]any{"driver": "raw", "file": file})
-	}
-	if err != nil {
-		return "", err
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(to), ".mover-export-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	part := filepath.Join(dir, "part")
-	for _, args := range [][]string{{"convert", "-O", r.Format, "json:" + string(source), part}, {"compare", "-F", r.Format, "json:" + string(source), part}} {
-		if out, err := exec.CommandContext(ctx, "qemu-img", args...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("qemu-img %s: %w: %s", args[0], err, bytes.TrimSpace(out))
-		}
-	}
-	f, err := os.Open(part)
-	if err != nil {
-		return "", err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return "", err
-	}
-	// A link does not replace what came into being meanwhile.
-	if err := os.Link(part, to); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%s of %s is exported to %s (%s), compared and equal", r.Point, r.Flow, to, r.Format), nil
+	return r.Point + " of " + r.Flow + " is no longer served", nil
 }

@@ -139,7 +139,7 @@ func (s *source) Status() []mover.Status {
 
 func (s *source) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
 	switch verb {
-	case control.Claim, control.Points, control.Restore, control.Export:
+	case control.Claim, control.Points, control.Restore, control.Export, control.Serve:
 		return control.Result{}, usagef("%s is for a gateway; this is a source", verb)
 	}
 	for _, p := range s.slots {

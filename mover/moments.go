@@ -8,10 +8,10 @@ import (
 
 // FlowPoints are the recovery points that are kept of one flow.
 type FlowPoints struct {
-	Flow   string // TENANT/HOST/NAME
-	Group  string // TENANT/HOST/GROUP that its last confirmed point was taken with; empty: none
-	Keep   Keep
-	Points []RecoveryPoint
+	Flow   string          `json:"flow"`            // TENANT/HOST/NAME
+	Group  string          `json:"group,omitempty"` // TENANT/HOST/GROUP that its last confirmed point was taken with; empty: none
+	Keep   Keep            `json:"keep"`
+	Points []RecoveryPoint `json:"points"`
 }
 
 // Moment is what the recovery points of a group that were taken under one freeze share. A flow without a group is a group of its own.

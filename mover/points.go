@@ -29,7 +29,11 @@ type RecoveryPoint struct {
 }
 
 // Keep says how many points stay: the last ones, and the best one of each of the latest hours and days (UTC) that have any.
-type Keep struct{ Last, Hourly, Daily int }
+type Keep struct {
+	Last   int `json:"last"`
+	Hourly int `json:"hourly"`
+	Daily  int `json:"daily"`
+}
 
 // Expired tells which points go, by their ids. Pinned points never go and count for nothing; neither does the newest point, nor the newest
 // rehearsed one. Of an hour or a day the point of the best consistency stays, of several such the newest. The answer depends on nothing

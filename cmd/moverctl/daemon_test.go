@@ -300,6 +300,35 @@ func TestImages(t *testing.T) {
 	w.must(0, "source", "sync", "root")
 	equal(t, volume, target)
 
+	// The way back is given up by finish only, and only after a cutover.
+	if out := w.must(1, "gateway", "finish", "acme/db1/root", "--yes"); !strings.Contains(out, "not released") {
+		t.Errorf("finish without a cutover:\n%s", out)
+	}
+	w.must(2, "gateway", "finish", "acme/db1", "--yes")
+	w.must(2, "gateway", "finish", "acme/db1/nix", "--yes")
+	w.must(0, "source", "cutover", "root", "--yes", "--limit", "5s")
+	w.await("gateway", "done again", is(mover.Done))
+	for range 2 {
+		if out := w.must(0, "gateway", "finish", "acme/db1/root", "--yes"); !strings.Contains(out, "finished") {
+			t.Errorf("finish:\n%s", out)
+		}
+	}
+	w.end("gateway")
+	w.begin("gateway")
+	if s := w.await("gateway", "finished", is(mover.Done)); !strings.Contains(s.Reason, "finished") {
+		t.Errorf("status after finish: %+v", s)
+	}
+	overwrite(t, volume, 3<<20, "written after the end")
+	if code, out := w.ctl("source", "rollback", "root", "--yes"); code == 0 {
+		// The source goes on; the gateway refuses its passes.
+		w.await("source", "refused", func(s mover.Status) bool { return strings.Contains(s.Reason+s.LastError, "was finished") })
+	} else if !strings.Contains(out, "was finished") {
+		t.Errorf("rollback after finish: %d\n%s", code, out)
+	}
+	if exec.Command("cmp", "-s", volume, target).Run() == nil {
+		t.Error("the target was altered after finish")
+	}
+
 	if out := w.must(0, "gateway", "claim", "acme/db1/root"); !strings.Contains(out, "already") {
 		t.Errorf("claim:\n%s", out)
 	}

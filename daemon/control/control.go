@@ -25,10 +25,12 @@ const (
 	Points   = "points"
 	Restore  = "restore"
 	Export   = "export"
+	Serve    = "serve"
+	Finish   = "finish"
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -51,9 +53,11 @@ type Request struct {
 	All       bool    `json:"all,omitempty"`              // verify: read every leaf again
 	Overwrite bool    `json:"overwrite,omitempty"`        // claim a target that is not blank
 	Drop      bool    `json:"drop,omitempty"`             // claim: forget it
-	Point     string  `json:"point,omitempty"`            // points, restore, export: its id
+	Point     string  `json:"point,omitempty"`            // points, restore, export, serve: its id, or that of a moment
+	Moments   bool    `json:"moments,omitempty"`          // points: those of groups, not those of each flow
 	Change    string  `json:"change,omitempty"`           // points: pin, unpin, remove
 	To        string  `json:"to,omitempty"`               // restore, export: an absolute path
+	Dir       string  `json:"dir,omitempty"`              // restore, export of a moment: the absolute path of a folder
 	Format    string  `json:"format,omitempty"`           // export: raw, qcow2
 }
 
@@ -66,9 +70,11 @@ type Line struct {
 
 // Result is what a verb came to.
 type Result struct {
-	Text   string                `json:"text,omitempty"`
-	Report *mover.Report         `json:"report,omitempty"`
-	Points []mover.RecoveryPoint `json:"points,omitempty"`
+	Text    string                `json:"text,omitempty"`
+	Report  *mover.Report         `json:"report,omitempty"`
+	Points  []mover.RecoveryPoint `json:"points,omitempty"` // of a single flow
+	Flows   []mover.FlowPoints    `json:"flows,omitempty"`
+	Moments []mover.Moment        `json:"moments,omitempty"`
 }
 
 // Failure is an error on its way through JSON. A report may come with it: of what differed.

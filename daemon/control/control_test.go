@@ -143,7 +143,7 @@ func TestHangUp(t *testing.T) {
 			close(release)
 		}
 		err := <-ended
-		if want := map[string]error{"delta": errHangUp, FreezeStep: nil}[step]; !errors.Is(err, want) {
+		if want := map[string]error{"delta": ErrHangUp, FreezeStep: nil}[step]; !errors.Is(err, want) {
 			t.Errorf("%s: ended with %v, want %v", step, err, want)
 		}
 	}

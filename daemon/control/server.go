@@ -186,7 +186,7 @@ func (s *Server) verb(base context.Context, verb string, w http.ResponseWriter, 
 	// The verb lives in a context of its own: a client that hangs up ends it only until the freeze.
 	ctx, cancel := context.WithCancelCause(context.WithValue(base, peerKey{}, Peer(r.Context())))
 	defer cancel(nil)
-	out := &stream{w: w, gone: func() { cancel(errHangUp) }}
+	out := &stream{w: w, gone: func() { cancel(ErrHangUp) }}
 	stop := context.AfterFunc(r.Context(), out.hangUp)
 	defer stop()
 
@@ -205,7 +205,8 @@ func (s *Server) verb(base context.Context, verb string, w http.ResponseWriter, 
 	out.line(Line{Result: &result})
 }
 
-var errHangUp = errors.New("the client hung up")
+// ErrHangUp is the cause with which a verb's context ends when its client is gone.
+var ErrHangUp = errors.New("the client hung up")
 
 // stream writes lines to a client that may be gone.
 type stream struct {

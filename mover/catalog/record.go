@@ -59,7 +59,7 @@ type Record struct {
 
 	Report     string          `json:"report,omitempty"` // of the release
 	Released   time.Time       `json:"released,omitzero"`
-	Finished   time.Time       `json:"finished,omitzero"` // the way back was given up: the target is no longer the flow's
+	Finished   time.Time       `json:"finished,omitzero"`    // the way back was given up: the target is no longer the flow's
 	Unreadable []extent.Extent `json:"unreadable,omitempty"` // zeros stand in for these
 	Group      string          `json:"group,omitempty"`      // that the last confirmed point was taken with
 	Points     []KeptPoint     `json:"points,omitempty"`     // that are kept, the oldest first

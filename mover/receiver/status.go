@@ -131,7 +131,11 @@ func (f *flow) describe(st *mover.Status) {
 		st.Next = "mend the cause; the gateway tries again when the source connects"
 	case f.rec.Phase == mover.Released:
 		st.State, st.Reason = mover.Done, "released at "+f.rec.Released.Format(time.RFC3339)
-		st.Next = "attach the target to its new machine"
+		st.Next = "boot a copy of its recovery point, or the target itself; then moverctl finish here, or moverctl rollback at the source"
+		if !f.rec.Finished.IsZero() {
+			st.Reason += ", finished at " + f.rec.Finished.Format(time.RFC3339)
+			st.Next = "take it out of the config; its recovery points stay until they are removed"
+		}
 	case f.finishing != nil:
 		st.State, st.Log = mover.Applying, f.finishing.total
 		st.PointEpoch = f.finishing.pass.Epoch
