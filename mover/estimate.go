@@ -87,6 +87,18 @@ func (p Pace) Pause(dirty, unknown int64) time.Duration {
 	return freeze + cutoverTrips*p.RTT + time.Duration(s*float64(time.Second))
 }
 
+// momentTrips: STATE, OPEN, OFFER, DATA and ACK, one to spare.
+const momentTrips = 5
+
+// Reading estimates how long the writers would stand still for a recovery point: dirty bytes are read and acked, nothing is read back.
+func (p Pace) Reading(dirty int64) time.Duration {
+	freeze := p.Freeze
+	if freeze == 0 {
+		freeze = defaultFreeze
+	}
+	return freeze + momentTrips*p.RTT + time.Duration(float64(dirty)/or(p.Line, defaultLine)*float64(time.Second))
+}
+
 // Converge decides after each round whether the writers may be stopped now.
 type Converge struct {
 	Limit   time.Duration // longest pause that is asked for

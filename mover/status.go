@@ -58,6 +58,7 @@ type Status struct {
 	Phase            string    `json:"phase,omitempty"`
 	Conns            int       `json:"connections"`
 	RTT              float64   `json:"rtt_seconds"`
+	Group            *Group    `json:"group,omitempty"`    // source: that the flow is in; or the flow's own moments
 	Memory           int64     `json:"buffer_bytes"`       // handed out of the budget
 	MemoryLimit      int64     `json:"buffer_limit_bytes"` // the budget
 	Log              int64     `json:"log_bytes"`          // gateway: redo log in use
@@ -90,10 +91,11 @@ type Progress struct {
 	ETA   float64 `json:"eta_seconds"`
 }
 
-// Report is the outcome of a cutover, a rehearsal or a verification.
+// Report is the outcome of a cutover, a rehearsal, a recovery point or a verification; of a group, the whole and in Members each flow.
 type Report struct {
-	Flow        string          `json:"flow"`
-	Kind        string          `json:"kind"` // cutover, rehearsal, verify
+	Flow        string          `json:"flow"` // or the group, in a report with Members
+	Group       string          `json:"group,omitempty"`
+	Kind        string          `json:"kind"` // cutover, rehearsal, point, verify
 	OK          bool            `json:"ok"`
 	Error       string          `json:"error,omitempty"`
 	Started     time.Time       `json:"started"`
@@ -115,6 +117,16 @@ type Report struct {
 	Epoch       uint64          `json:"epoch"`
 	Totals      Counts          `json:"totals"`
 	WireOut     int64           `json:"wire_out_bytes"`
+
+	Released   bool      `json:"released,omitempty"`    // the target was handed over
+	Partly     bool      `json:"partly,omitempty"`      // some targets of the group were handed over and some were not
+	Moment     string    `json:"moment,omitempty"`      // id that the recovery points of one freeze share
+	MomentTime time.Time `json:"moment_time,omitzero"`  // when the freeze began
+	Point      string    `json:"point,omitempty"`       // id of the copy that the gateway keeps
+	PointError string    `json:"point_error,omitempty"` // why it keeps none
+	Worse      []string  `json:"worse,omitempty"`       // why the moment is worth less than the freeze and the hooks were to make it
+	HookError  string    `json:"hook_error,omitempty"`  // of post: what pre did to the applications may stand
+	Members    []*Report `json:"members,omitempty"`
 }
 
 // Step is one timed step of a report.

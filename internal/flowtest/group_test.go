@@ -68,6 +68,7 @@ func newServer(t *testing.T, seed uint64) *server {
 	for range 4 {
 		r := newRig(t, 4<<20, 0)
 		r.config.Interval = time.Millisecond
+		r.keepPoints()
 		s.disks = append(s.disks, r.start())
 	}
 	halt, ended := make(chan struct{}), make(chan uint64, 1)
@@ -109,7 +110,7 @@ func (s *server) cutover(o sender.CutoverOptions) ([]*mover.Report, []error) {
 	for _, r := range s.disks {
 		fr = append(fr, freezer{r.vol})
 	}
-	o.Group = sender.NewGroup(fr, len(s.disks))
+	o.Group = sender.NewGroup("server", fr, len(s.disks))
 	reports, errs := make([]*mover.Report, len(s.disks)), make([]error, len(s.disks))
 	var wg sync.WaitGroup
 	for i, r := range s.disks {
@@ -122,19 +123,36 @@ func (s *server) cutover(o sender.CutoverOptions) ([]*mover.Report, []error) {
 // prefix fails unless the targets together hold the writes 1 to some n, whole, and nothing else; it returns n.
 func (s *server) prefix() uint64 {
 	s.t.Helper()
-	seen := map[uint64]bool{}
-	most := uint64(0)
-	for i, r := range s.disks {
+	var all [][]byte
+	for _, r := range s.disks {
 		r.applied()
 		r.mu.Lock()
 		target := r.target.Reopen()
 		r.mu.Unlock()
-		b := read(s.t, target, r.vol.Size())
+		all = append(all, read(s.t, target, r.vol.Size()))
+	}
+	return s.prefixOf(all)
+}
+
+func (s *server) prefixOf(all [][]byte) uint64 {
+	s.t.Helper()
+	n, why := isPrefix(all)
+	if why != "" {
+		s.t.Fatal(why)
+	}
+	return n
+}
+
+// isPrefix tells up to which write the disks hold all of them, whole, and nothing else; or why not.
+func isPrefix(all [][]byte) (uint64, string) {
+	seen := map[uint64]bool{}
+	most := uint64(0)
+	for i, b := range all {
 		for at := 0; at < len(b); at += slot {
 			n := binary.LittleEndian.Uint64(b[at:])
 			for k := 8; k < slot; k += 8 {
 				if binary.LittleEndian.Uint64(b[at+k:]) != n {
-					s.t.Fatalf("disk %d: the write at %d is torn", i, at)
+					return 0, fmt.Sprintf("disk %d: the write at %d is torn", i, at)
 				}
 			}
 			if n > 0 {
@@ -144,9 +162,9 @@ func (s *server) prefix() uint64 {
 		}
 	}
 	if uint64(len(seen)) != most {
-		s.t.Fatalf("the targets hold %d of the first %d writes: no prefix of their order", len(seen), most)
+		return 0, fmt.Sprintf("the disks hold %d of the first %d writes: no prefix of their order", len(seen), most)
 	}
-	return most
+	return most, ""
 }
 
 // The disks of a server are cut over at one moment: what the targets hold is a prefix of the order in which the server wrote.

@@ -84,6 +84,7 @@ type rig struct {
 	direct bool // no proxy in between
 	deps   func(*sender.Deps)
 	gwConf func(*receiver.Config)
+	copies *copies // of points; nil: none are kept
 
 	mu     sync.Mutex // guards all below
 	target *fault.Mem // nil until made

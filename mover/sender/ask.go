@@ -162,6 +162,7 @@ type linkView struct {
 	fatal    error
 	state    mover.FlowState
 	window   int64
+	keeps    bool
 	notice   string
 	noticed  time.Time
 	progress [2]uint64
@@ -171,7 +172,7 @@ func (l *link) view() linkView {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v := linkView{conns: len(l.conns), in: l.in.Load(), out: l.out.Load(), losses: l.losses.Load(), why: l.why, next: l.next, fatal: l.fatal, state: l.state,
-		window: l.window, notice: l.notice.Text, noticed: l.noticed, progress: [2]uint64{l.notice.Done, l.notice.Total}}
+		window: l.window, keeps: l.keeps, notice: l.notice.Text, noticed: l.noticed, progress: [2]uint64{l.notice.Done, l.notice.Total}}
 	for _, c := range l.conns {
 		v.in += c.WireIn()
 		v.out += c.WireOut()

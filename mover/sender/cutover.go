@@ -29,14 +29,12 @@ import (
 )
 
 type cutover struct {
-	f        *Flow
+	still
 	o        CutoverOptions
-	g        *Group
 	progress teller
 	report   *mover.Report
 
 	step   time.Time
-	froze  time.Time
 	wireAt int64
 
 	generation mover.ID
@@ -70,6 +68,9 @@ func (c *cutover) run(ctx context.Context) error {
 	f.view.cutover = false
 	f.mu.Unlock()
 	f.closeReport(c.report, c.wireAt, err)
+	if err != nil && c.g.handed.Load() {
+		err = errors.Join(err, c.brokenOff())
+	}
 	if err != nil {
 		f.noteError(err)
 		if errors.Is(err, sentinel.ErrDiffer) {
@@ -81,6 +82,22 @@ func (c *cutover) run(ctx context.Context) error {
 		return shape.error // the next pass meets it and ends Run
 	}
 	return err
+}
+
+// brokenOff remembers, also for a later process, that some target was handed over: the writers stay stopped until the operator rolls back.
+func (c *cutover) brokenOff() error {
+	f := c.f
+	f.mu.Lock()
+	known := f.report != nil
+	if !known {
+		c.report.Partly = true
+		f.report, f.released = c.report, c.report.Released
+	}
+	f.mu.Unlock()
+	if known || f.deps.Record == nil {
+		return nil
+	}
+	return f.deps.Record(c.report)
 }
 
 // timed ends the step before and says which begins.
@@ -96,6 +113,13 @@ func (c *cutover) all(ctx context.Context) error {
 		return err
 	}
 	c.report.Steps = append(c.report.Steps, mover.Step{Name: "rounds", Seconds: time.Since(began).Seconds()})
+	if c.g.Hooks {
+		c.timed("pre")
+		if err := c.g.step(ctx, func() error { return c.g.pre(ctx) }); err != nil {
+			return fmt.Errorf("the pre hook: %w", err)
+		}
+		c.ended("pre")
+	}
 	return c.frozen(ctx)
 }
 
@@ -109,7 +133,7 @@ func (c *cutover) rounds(ctx context.Context) error {
 		if err := f.flushCaches(ctx); err != nil {
 			return err
 		}
-		p, err := f.follow(ctx, c.progress)
+		p, err := f.follow(ctx, c.progress, inRound)
 		if err != nil {
 			return err
 		}
@@ -177,9 +201,9 @@ func (f *Flow) flushCaches(ctx context.Context) error {
 const granule = 4096
 
 // follow runs a pass and tells its progress.
-func (f *Flow) follow(ctx context.Context, tell teller) (*pass, error) {
+func (f *Flow) follow(ctx context.Context, tell teller, on occasion) (*pass, error) {
 	if tell == nil {
-		return f.pass(ctx, inRound)
+		return f.pass(ctx, on)
 	}
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -198,24 +222,15 @@ func (f *Flow) follow(ctx context.Context, tell teller) (*pass, error) {
 		}
 	}()
 	defer func() { close(stop); <-ended }()
-	return f.pass(ctx, inRound)
+	return f.pass(ctx, on)
 }
 
 // frozen is the way from the freeze to the release. The operator's ctx ends it only before the freeze: later on, whoever asked may be gone
 // without harm.
 func (c *cutover) frozen(ctx context.Context) (err error) {
 	f := c.f
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
 	defer f.deps.Priority.raise(urgent)()
-	if err := f.table.Flush(); err != nil {
-		return fmt.Errorf("digest table: %w", err)
-	}
-	if err := f.flushCaches(ctx); err != nil {
-		return err
-	}
-	if err := c.g.step(ctx, nil); err != nil { // so that nobody is kept quiet while others write back
+	if err := c.ready(ctx); err != nil {
 		return err
 	}
 	c.timed("freeze")
@@ -233,25 +248,10 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 		if c.report.Pause == 0 {
 			c.report.Pause = time.Since(c.froze).Seconds()
 		}
-		err = errors.Join(err, c.giveUp(err))
+		err = errors.Join(err, c.giveUp(err, c.report))
 	}()
-	fctx, broken := context.WithCancelCause(fctx)
-	defer broken(nil)
-	var thawedEarly <-chan struct{}
-	if h, ok := c.g.freezer.(held); ok {
-		thawedEarly = h.Thawed()
-	}
-	go func() {
-		select {
-		case <-thawedEarly:
-			broken(errors.New("the writers were let go on before the verdict"))
-		case <-c.g.failed:
-			broken(c.g.why())
-		case <-f.halt:
-			broken(errEnded)
-		case <-fctx.Done():
-		}
-	}()
+	fctx, release := c.guard(fctx)
+	defer release()
 	root, err := c.lastDelta(fctx)
 	if err != nil {
 		return err
@@ -266,58 +266,18 @@ func (c *cutover) frozen(ctx context.Context) (err error) {
 		c.report.Pause = time.Since(c.froze).Seconds()
 		thawed = true
 		c.timed("thaw")
-		err := c.g.step(context.WithoutCancel(ctx), c.g.thaw)
+		err := c.g.step(context.WithoutCancel(ctx), c.g.part)
 		if err := errors.Join(err, f.resumeWriting()); err != nil {
 			return fmt.Errorf("the freeze did not hold until the verdict: %w", err)
 		}
 		c.ended("thaw")
-		return nil
+		return c.keepPoint(context.WithoutCancel(ctx), wire.FlagRehearse)
 	}
 	if err := c.release(fctx); err != nil {
 		return err
 	}
 	thawed = true // from here on the source stays as it was asked to be left
 	return c.leave(context.WithoutCancel(ctx))
-}
-
-// freeze stops the writers of the whole group. The returned context ends at the deadline.
-func (c *cutover) freeze(ctx context.Context) (_ context.Context, stop context.CancelFunc, err error) {
-	f := c.f
-	f.quiet(true)
-	if err := f.table.Hold(); err != nil {
-		f.quiet(false)
-		return nil, nil, fmt.Errorf("digest table: %w", err)
-	}
-	err = c.g.step(ctx, func() error { return c.g.freeze(ctx, c.o.Deadline) })
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("freeze: %w", err), f.resumeWriting())
-	}
-	c.froze = c.g.froze
-	fctx, stop := context.WithDeadlineCause(context.WithoutCancel(ctx), c.froze.Add(c.o.Deadline),
-		fmt.Errorf("the freeze deadline of %v has passed before the verdict", c.o.Deadline))
-	if v, ok := f.deps.Volume.(flusher); ok { // writers without a filesystem leave bytes in page caches
-		if err := v.Flush(); err != nil {
-			stop()
-			return nil, nil, errors.Join(err, c.giveUp(err))
-		}
-	}
-	f.mu.Lock()
-	f.view.frozen = true
-	f.mu.Unlock()
-	f.reader.inHurry(true)
-	f.show(mover.Frozen, "writers are stopped", "moverctl thaw, to give up")
-	f.setPace(func(p *mover.Pace) { p.Freeze = time.Since(c.froze) })
-	return fctx, stop, nil
-}
-
-// giveUp lets the writers go on, but for a group of which a target was handed over: then only the operator does.
-func (c *cutover) giveUp(err error) error {
-	c.g.fail(fmt.Errorf("flow %s: %w", c.f.cfg.Flow, err))
-	if c.g.handed.Load() {
-		c.report.Left = "frozen"
-		return errors.New("another disk of the group is handed over already, so the writers stay stopped; moverctl thaw or rollback lets them go on")
-	}
-	return errors.Join(c.g.thaw(), c.f.resumeWriting())
 }
 
 func (f *Flow) quiet(yes bool) {
@@ -362,7 +322,6 @@ func (c *cutover) lastDelta(ctx context.Context) (mover.Root, error) {
 	}
 	c.ended("delta")
 	c.report.FinalDelta = p.total
-	c.report.Consistency = p.consistency.String()
 	c.generation = p.generation
 	c.report.Generation, c.report.Epoch = fmt.Sprintf("%x", p.generation[:]), p.epoch
 	c.timed("read-back")
@@ -421,6 +380,13 @@ func (c *cutover) release(ctx context.Context) error {
 		return fmt.Errorf("the freeze did not hold until the release: %w", err)
 	}
 	c.report.Pause = time.Since(c.froze).Seconds()
+	// Nothing is handed over before all gateways have answered once more.
+	if err := c.keepPoint(ctx, wire.FlagCutover); err != nil {
+		return err
+	}
+	if err := c.g.step(ctx, nil); err != nil {
+		return err
+	}
 	text, err := json.Marshal(c.report)
 	if err != nil || len(text) > wire.MaxText {
 		text = fmt.Appendf(nil, `{"flow":%q,"source_root":%q,"target_root":%q}`, f.cfg.Flow, c.report.SourceRoot, c.report.TargetRoot)
@@ -430,9 +396,25 @@ func (c *cutover) release(ctx context.Context) error {
 	err = c.handOver(ctx, m)
 	if err == nil {
 		c.g.handed.Store(true)
+		c.report.Released = true
+	} else {
+		c.g.refuse(f.cfg.Flow, err)
 	}
 	// All hear how it went before anybody decides whether to thaw.
-	return errors.Join(err, c.g.step(context.WithoutCancel(ctx), nil))
+	if serr := c.g.step(context.WithoutCancel(ctx), nil); serr != nil {
+		return errors.Join(err, serr)
+	}
+	if partly := c.g.partly(); partly != nil {
+		return partly
+	}
+	return err
+}
+
+// keepPoint has the gateway keep what was proven. That it keeps no copy stands in the report and fails nothing; that it does not answer does.
+func (c *cutover) keepPoint(ctx context.Context, flag uint16) error {
+	c.timed("keep")
+	defer c.ended("keep")
+	return c.f.keep(ctx, c.g, wire.Keep{Flags: flag, Generation: c.generation, Epoch: c.report.Epoch}, c.report)
 }
 
 func (c *cutover) handOver(ctx context.Context, m *wire.Release) error {

@@ -268,6 +268,8 @@ func (f *Flow) standing() (state mover.State, reason, next string, wait time.Dur
 		f.released = true
 	}
 	switch {
+	case f.report != nil && f.report.Partly:
+		return mover.Stopped, f.doneReason(), "moverctl rollback, to let the source go on", forever
 	case f.report != nil || f.released && !f.reclaim:
 		return mover.Done, f.doneReason(), "moverctl rollback, to let the source go on instead of the target", forever
 	case f.paused:
@@ -322,7 +324,9 @@ func whatNow(err error) string {
 }
 
 func (f *Flow) doneReason() string {
-	if r := f.report; r != nil {
+	if r := f.report; r != nil && r.Partly {
+		return fmt.Sprintf("the cutover of %s was broken off, source left %s: %s", r.Ended.Format(time.RFC3339), r.Left, r.Error)
+	} else if r != nil {
 		return fmt.Sprintf("cut over at %s, source left %s", r.Ended.Format(time.RFC3339), r.Left)
 	}
 	return "the target was handed over"

@@ -2,6 +2,8 @@ package sender
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,16 +12,24 @@ import (
 	"github.com/moverd/mover/mover"
 )
 
-// Group is flows that are cut over, or rehearse it, at one moment: the disks of one server. Every member runs its own cutover, and they wait for
-// each other at each step: after a round, before the freeze, which is one for all, after the verdict, and around the release. The first
-// that fails ends it for all, and the writers go on; unless a target was handed over already. A Group serves one cutover.
-// Passed in CutoverOptions; a flow without one is a group of its own.
+// Group is flows that are cut over, rehearse it, or get recovery points at one moment: the disks of one server. Every member runs its own
+// cutover or point, and they wait for each other at each step: after a round, before the freeze, which is one for all, after the verdict,
+// and around the release. The first that fails ends it for all, and the writers go on; unless a target was handed over already. A Group
+// serves one cutover or one moment. Passed in the options; a flow without one is a group of its own.
 type Group struct {
+	Hooks bool // the freezer has hooks of applications to run (prepared); set before use
+
+	name    string           // of recovery points and reports; "": one flow
 	freezer blockdev.Freezer // of all members' filesystems; may be nil
 	members int
+	moment  mover.ID
 
-	thawed atomic.Bool // by the first that had to
-	handed atomic.Bool // a target was handed over, or may have been: nothing thaws by itself any more
+	thawing sync.Once // by the first that has to
+	thawErr error
+	handed  atomic.Bool // a target was handed over, or may have been: nothing thaws by itself any more
+
+	posting sync.Once
+	posted  chan struct{} // closed when the post hooks have ended, or there is nothing to undo
 
 	mu      sync.Mutex // guards all below
 	conv    *mover.Converge
@@ -29,6 +39,13 @@ type Group struct {
 	news    round         // of the members that have come
 	verdict mover.Verdict
 	froze   time.Time // when the freeze began
+	thawed  time.Time // when it had ended
+	hooked  bool      // pre hooks were begun: post has to follow
+	ready   bool      // they went well
+	worse   []string  // why the moment is not what freeze and hooks were to make it; the first of them
+	fuzzy   bool      // something was written past the freeze
+	refused []string  // targets that were not handed over, and why, while others may have been
+	postErr error
 	broken  error
 	failed  chan struct{} // closed with broken
 }
@@ -39,9 +56,9 @@ type round struct {
 	written, moved float64       // sums
 }
 
-// NewGroup makes a group of so many flows whose writers freezer stops.
-func NewGroup(freezer blockdev.Freezer, members int) *Group {
-	return &Group{freezer: freezer, members: members, gate: make(chan struct{}), passed: new(error), failed: make(chan struct{})}
+// NewGroup makes a group of so many flows whose writers freezer stops. A single flow needs no name.
+func NewGroup(name string, freezer blockdev.Freezer, members int) *Group {
+	return &Group{name: name, freezer: freezer, members: members, moment: newID(), posted: make(chan struct{}), gate: make(chan struct{}), passed: new(error), failed: make(chan struct{})}
 }
 
 // step waits until all members have come; the last of them runs do for all.
@@ -125,6 +142,23 @@ func (g *Group) breakUp(err error) {
 	}
 }
 
+// refuse notes that a target was not handed over.
+func (g *Group) refuse(flow string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused = append(g.refused, fmt.Sprintf("%s (%v)", flow, err))
+}
+
+// partly is the error of a group of which some targets were handed over and some were not.
+func (g *Group) partly() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.handed.Load() || len(g.refused) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d targets of the group were handed over, but not that of %s", g.members-len(g.refused), g.members, strings.Join(g.refused, ", "))
+}
+
 func (g *Group) why() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -141,15 +175,32 @@ func (g *Group) freeze(ctx context.Context, deadline time.Duration) error {
 	return g.freezer.Freeze(ctx, deadline)
 }
 
-// thaw does it once. An error says that the freeze had been broken before.
+// thaw does it once, for all who ask. An error says that the freeze had been broken before. The post hooks follow by themselves.
 func (g *Group) thaw() error {
-	if g.freezer == nil || g.thawed.Swap(true) {
-		return nil
-	}
-	return g.freezer.Thaw()
+	g.thawing.Do(func() {
+		if g.freezer != nil {
+			g.thawErr = g.freezer.Thaw()
+		}
+		g.mu.Lock()
+		g.thawed = time.Now()
+		g.mu.Unlock()
+		go g.post()
+	})
+	return g.thawErr
 }
 
+// part thaws and then looks who may have written past the freeze.
+func (g *Group) part() error {
+	err := g.thaw()
+	if err == nil {
+		g.look()
+	}
+	return err
+}
+
+// keep lets the freeze outlive everything. Who may have written past it is looked for now, since no thaw follows.
 func (g *Group) keep() error {
+	g.look()
 	if g.freezer == nil {
 		return nil
 	}

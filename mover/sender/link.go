@@ -50,6 +50,7 @@ type link struct {
 	id      mover.ID
 	conns   []*conn // live
 	window  int64   // what WELCOME allows
+	keeps   bool    // the gateway knows KEEP
 	state   mover.FlowState
 	fatal   error         // nobody dials until reset
 	why     string        // of the last failure to connect
@@ -175,7 +176,7 @@ func (l *link) connect(ctx context.Context, slot int) (up bool, err error) {
 }
 
 func (l *link) hello(c *conn, id mover.ID) error {
-	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd,
+	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd | wire.CapKeep,
 		Link: id, Conn: uint8(c.slot), Flow: l.cfg.Flow, Agent: l.cfg.Agent})
 	if err != nil {
 		return err
@@ -203,7 +204,7 @@ func (l *link) hello(c *conn, id mover.ID) error {
 		}
 		c.SetKeepalive(w.KeepaliveMS)
 		l.mu.Lock()
-		l.state, l.window = flowState(&w.State), int64(min(w.Window, 1<<40))
+		l.state, l.window, l.keeps = flowState(&w.State), int64(min(w.Window, 1<<40)), w.Capabilities&wire.CapKeep != 0
 		l.mu.Unlock()
 		return nil
 	}
@@ -243,7 +244,7 @@ func (l *link) read(c *conn) error {
 			}
 		case wire.TypeNotice:
 			l.gotNotice(f.Payload)
-		case wire.TypeOpened, wire.TypeCommitted, wire.TypeAborted, wire.TypeRoot, wire.TypeReleased, wire.TypeFlowState:
+		case wire.TypeOpened, wire.TypeCommitted, wire.TypeAborted, wire.TypeRoot, wire.TypeReleased, wire.TypeFlowState, wire.TypeKept:
 			err = l.answer(f)
 		default:
 			err = fmt.Errorf("%w: %v is not for a source", sentinel.ErrProtocol, f.Type)

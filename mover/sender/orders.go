@@ -22,7 +22,7 @@ func (f *Flow) Pause() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.view.cutover {
-		return fmt.Errorf("%w: a cutover is under way; interrupt it instead", sentinel.ErrRefused)
+		return fmt.Errorf("%w: a cutover or a recovery point is under way; interrupt it instead", sentinel.ErrRefused)
 	}
 	f.paused = true
 	if f.cancel != nil {
@@ -161,12 +161,16 @@ func (f *Flow) Cutover(ctx context.Context, o CutoverOptions, progress func(move
 	}
 	tell, told := relay(progress)
 	if o.Group == nil {
-		o.Group = NewGroup(f.deps.Freezer, 1)
+		o.Group = NewGroup("", f.deps.Freezer, 1)
 	}
-	c := &cutover{f: f, o: o, g: o.Group, progress: tell}
+	c := &cutover{still: still{f: f, g: o.Group, deadline: o.Deadline, until: "the verdict"}, o: o, progress: tell}
 	err := f.order(ctx, c.run, tell)
 	if err != nil {
 		o.Group.fail(fmt.Errorf("flow %s: %w", f.cfg.Flow, err)) // also when its turn never came
+	}
+	hookErr := o.Group.over()
+	if c.report != nil {
+		c.report.HookError = hookErr
 	}
 	told()
 	return c.report, err

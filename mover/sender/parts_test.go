@@ -250,7 +250,7 @@ func TestPriority(t *testing.T) {
 func TestGroupStepIsAllOrNone(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := mathrand.New(mathrand.NewPCG(seed, 1))
-		g := NewGroup(nil, 4)
+		g := NewGroup("", nil, 4)
 		var did atomic.Int64
 		var wg sync.WaitGroup
 		errs := make([]error, 4)

@@ -22,7 +22,8 @@ type pass struct {
 	generation  mover.ID
 	epoch       uint64
 	consistency mover.Consistency
-	frozen      bool // writers stand still until the verdict
+	frozen      bool // writers stand still until the verdict, or until it is sealed
+	proven      bool // sealed: the tracker's witness was exact within the freeze
 	around      bool // delta: leaves are read whole where parts are dirty, so that settling need not read them again
 	reclaim     bool
 	dirty       *extent.Set // delta: what was taken
@@ -33,6 +34,7 @@ type pass struct {
 	wireAt      int64 // bytes on the wire before it
 
 	read, acked, resent atomic.Int64 // bytes
+	sealed              atomic.Bool  // everything was read and the writers may go on: what is read from here on is of another moment (C13)
 
 	next func() (*batch, bool) // the plan; called by one run at a time
 	stop func()

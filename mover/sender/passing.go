@@ -23,6 +23,7 @@ const (
 	onSchedule occasion = iota
 	inRound             // of a cutover: both ends are settled after it
 	inFreeze            // the same, and the writers stand still; what the commit allows to forget is kept until thawed
+	inMoment            // the writers stand still until all is read; nothing is settled (moment.go)
 )
 
 // pass runs one pass to its commit, over as many links as it takes, and returns it. A pass that was interrupted is taken up.
@@ -85,7 +86,7 @@ func (f *Flow) setPass(p *pass) {
 
 // begin chooses the next pass and takes an epoch.
 func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
-	frozen := on == inFreeze
+	frozen := on == inFreeze || on == inMoment
 	if err := f.deps.Volume.Check(); err != nil {
 		return nil, errShape{fmt.Errorf("volume %s: %w", f.cfg.Device, err)}
 	}
@@ -95,13 +96,8 @@ func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
 	tr := f.deps.Tracker
 	method, _ := tr.Method()
 	for range 3 {
-		state, err := f.link.flowState(ctx)
+		state, err := f.askState(ctx)
 		if err != nil {
-			if errors.Is(err, errDown) {
-				if err = f.linkUp(ctx); err == nil {
-					continue
-				}
-			}
 			return nil, err
 		}
 		choice, err := mover.Next(mover.Facts{Scan: method == "scan", Lost: f.lost, History: tr.History(), Table: mover.ParseTag(f.table.Owner()),
@@ -131,8 +127,8 @@ func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
 			return nil, fmt.Errorf("take what has changed: %w", err)
 		}
 		p := &pass{id: newID(), kind: choice.Kind, why: choice.Why, generation: tr.History().Generation, epoch: epoch,
-			consistency: mover.Fuzzy, frozen: frozen, around: on != onSchedule, reclaim: f.reclaim, started: took, wireAt: f.link.view().out}
-		if frozen && f.deps.Freezer != nil {
+			consistency: mover.Fuzzy, frozen: frozen, around: on == inRound || on == inFreeze, reclaim: f.reclaim, started: took, wireAt: f.link.view().out}
+		if frozen && f.deps.Freezer != nil && !f.link.view().keeps { // else KEEP tells, once that is certain (C13)
 			p.consistency = mover.Crash
 		}
 		if err := f.prepare(ctx, p, dirty); err != nil {
@@ -143,6 +139,19 @@ func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
 		return p, nil
 	}
 	return nil, fmt.Errorf("%w: again and again", f.lost)
+}
+
+// askState asks the gateway where the flow stands, for as long as connections break.
+func (f *Flow) askState(ctx context.Context) (mover.FlowState, error) {
+	for {
+		state, err := f.link.flowState(ctx)
+		if !errors.Is(err, errDown) || ctx.Err() != nil {
+			return state, err
+		}
+		if err := f.linkUp(ctx); err != nil {
+			return state, err
+		}
+	}
 }
 
 func passState(frozen bool) mover.State {
@@ -267,10 +276,18 @@ func (f *Flow) linkUp(ctx context.Context) error {
 
 // carry opens or resumes p, sends what is left and commits. errDown: again, when the link is up.
 func (f *Flow) carry(ctx context.Context, p *pass) error {
+	if err := f.bring(ctx, p); err != nil {
+		return err
+	}
+	return f.commit(ctx, p)
+}
+
+// bring opens or resumes p and sends what is left. errDown: again, when the link is up.
+func (f *Flow) bring(ctx context.Context, p *pass) error {
 	if err := f.linkUp(ctx); err != nil {
 		return err
 	}
-	f.show(passState(p.frozen), p.why, "")
+	f.show(passState(p.frozen && !p.sealed.Load()), p.why, "")
 	// Connections may have outlived an earlier run. What it sent has to be read before the gateway says what it has, and the acks of that
 	// before a batch is sent again, so that no batch meets its earlier self (C10).
 	if p.begun() {
@@ -292,7 +309,7 @@ func (f *Flow) carry(ctx context.Context, p *pass) error {
 		}
 		return err
 	}
-	return f.commit(ctx, p)
+	return nil
 }
 
 // identity is the volume's without its size, which OPEN tells apart: a volume that has grown is still the same one.
@@ -331,12 +348,14 @@ func (f *Flow) commit(ctx context.Context, p *pass) error {
 	n := p.lastSeq
 	p.mu.Unlock()
 	m := &wire.Commit{Pass: p.id, Batches: n, Consistency: uint8(p.consistency), UnixNano: p.started.UnixNano(), Counts: wire.Counts(c)}
-	if p.frozen {
-		if proven, err := f.prove(ctx); err != nil {
+	if p.frozen && !p.sealed.Load() {
+		var err error
+		if p.proven, err = f.prove(ctx); err != nil {
 			return err
-		} else if proven {
-			m.Flags |= wire.FlagProven
 		}
+	}
+	if p.proven {
+		m.Flags |= wire.FlagProven
 	}
 	// Who offered again may not be overtaken by the commit on another connection: an answer on each says that all before it was read.
 	if err := f.link.barrier(ctx); err != nil {
@@ -387,7 +406,7 @@ func (f *Flow) finish(p *pass) error {
 	if p.kind != mover.Delta {
 		f.force, f.reclaim = "", false
 	}
-	if p.frozen {
+	if p.frozen && !p.sealed.Load() {
 		f.deferred = p.epoch
 		return nil
 	}

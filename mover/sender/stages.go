@@ -27,6 +27,9 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 	if b.shape == bare {
 		return r.sendBare(b)
 	}
+	if r.p.sealed.Load() {
+		return fmt.Errorf("%w: pass %v would be read again after its moment", sentinel.ErrCorrupt, r.p.id)
+	}
 	buf, err := r.buffers.Get(ctx)
 	if err != nil {
 		return err

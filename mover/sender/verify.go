@@ -54,7 +54,7 @@ func (v *verify) rounds(ctx context.Context) error {
 	}
 	for round := 1; ; round++ {
 		v.progress.say("delta", fmt.Sprintf("round %d: sending what has changed", round), 0, 0)
-		p, err := f.follow(ctx, v.progress)
+		p, err := f.follow(ctx, v.progress, inRound)
 		if err != nil {
 			return err
 		}
