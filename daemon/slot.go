@@ -40,6 +40,7 @@ type slot struct {
 	buffers  *buffers.Pool
 	priority *sender.Priority
 	log      *slog.Logger
+	machine  machine       // no flow is opened on another one
 	again    chan struct{} // capacity 1: the operator wants another try
 
 	mu      sync.Mutex // guards all below
@@ -78,6 +79,9 @@ func (p *slot) open(ctx context.Context) error {
 }
 
 func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
+	if err := p.machine.check(); err != nil {
+		return nil, err
+	}
 	v, err := disk.OpenVolume(string(p.f.Volume))
 	if err != nil {
 		return nil, err
@@ -87,6 +91,9 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 			err = errors.Join(err, v.Close())
 		}
 	}()
+	if err := p.machine.record(); err != nil {
+		return nil, err
+	}
 	p.log.Info("volume", "path", v.Path(), "kind", v.Kind(), "bytes", v.Size(), "block", v.BlockSize(), "identity", v.Identity())
 	t, err := p.track(v)
 	if err != nil {

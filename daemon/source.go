@@ -62,9 +62,10 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 		o.Log.Warn("the I/O priority stays as it is", "error", err)
 	}
 	s := &source{o: o, buffers: buffers.New(chunker.GroupSize, sourceBuffers(c))}
+	here := machineOf(string(c.State))
 	var errs []error
 	for _, f := range c.Flows {
-		p := &slot{o: o, c: c, f: f, tls: tls, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1),
+		p := &slot{o: o, c: c, f: f, tls: tls, machine: here, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1),
 			log: o.Log.With("flow", f.Name)}
 		if err := p.open(ctx); err != nil {
 			errs = append(errs, err)
@@ -72,8 +73,10 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 		s.slots = append(s.slots, p)
 	}
 	// One volume that is away must not keep the others from being moved; if none is there, the config is of another machine.
-	if len(errs) == len(s.slots) {
-		return nil, errors.Join(errors.Join(errs...), s.close())
+	// A copy of the server that boots elsewhere stands still and says why, instead of being started again and again.
+	all := errors.Join(errs...)
+	if len(errs) == len(s.slots) && !errors.Is(all, errForeign) {
+		return nil, errors.Join(all, s.close())
 	}
 	return s, nil
 }

@@ -250,6 +250,12 @@ func TestImages(t *testing.T) {
 	equal(t, volume, target)
 	w.must(0, "source", "verify", "root")
 
+	overwrite(t, volume, 3<<20, "written before the shutdown")
+	if out := w.must(0, "source", "flush", "--limit", "20s"); !strings.Contains(out, "root: ") || !strings.Contains(out, " left") {
+		t.Errorf("flush:\n%s", out)
+	}
+	equal(t, volume, target)
+
 	// Bytes that change behind the gateway's back are found, named, and mended by the next pass.
 	overwrite(t, target, 5<<20, "not what was sent")
 	if out := w.must(3, "source", "verify", "root", "--all"); !strings.Contains(out, "differ ") || !strings.Contains(out, "5242880+16384") {

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -53,6 +54,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) int {
 		roleCmd(daemon.Source, "Replicate the volumes of this host", log),
 		roleCmd(daemon.Gateway, "Receive volumes and write targets", log),
 		checkCmd(),
+		trackCmd(log),
 		&cobra.Command{Use: "version", Short: "Print the version", Args: none, Run: func(c *cobra.Command, _ []string) {
 			fmt.Fprintf(c.OutOrStdout(), "moverd %s %s\n", version.String(), runtime.Version())
 		}},
@@ -111,6 +113,28 @@ func roleCmd(role, short string, out io.Writer) *cobra.Command {
 	}
 	c.Flags().StringVarP(&file, "config", "c", config.Default, "config file")
 	c.Flags().StringVar(&level, "log-level", "", "debug, info, warn or error (default: as configured)")
+	return c
+}
+
+func trackCmd(out io.Writer) *cobra.Command {
+	var file string
+	var wait time.Duration
+	c := &cobra.Command{
+		Use: "track", Short: "Attach the trackers of the source's volumes and end; for early boot",
+		Args: none,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if wait < 0 || wait > time.Hour {
+				return usage(fmt.Errorf("--wait %v: is outside 0s to 1h", wait))
+			}
+			conf, err := config.Load(file, "track") // neither role's certificates and hooks are needed
+			if err != nil {
+				return err
+			}
+			return daemon.Track(c.Context(), conf, wait, slog.New(slog.NewTextHandler(out, nil)))
+		},
+	}
+	c.Flags().StringVarP(&file, "config", "c", config.Default, "config file")
+	c.Flags().DurationVar(&wait, "wait", 0, "wait at most so long for volumes that are not there yet")
 	return c
 }
 
