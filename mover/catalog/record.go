@@ -89,6 +89,8 @@ type RecoveryPoint struct {
 	Consistency mover.Consistency `json:"consistency"`
 	Proven      bool              `json:"proven"`
 	Pass        ID                `json:"pass"`
+	Mode        mover.Mode        `json:"mode,omitzero"` // of the pass, as the next: what its COMMITTED says should it be asked for again
+	Counts      mover.Counts      `json:"counts,omitzero"`
 	Moment      ID                `json:"moment,omitzero"` // set once the source has confirmed what the point is worth (C13)
 }
 

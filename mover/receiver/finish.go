@@ -101,7 +101,8 @@ func (f *flow) finishPass(fin *finishing) error {
 		if r.Point.Pass == catalog.ID(p.Pass) {
 			return // a crash brought the log back, and the point may be confirmed since (C13)
 		}
-		r.Point = catalog.RecoveryPoint{Time: p.commit.Time, Consistency: p.commit.Consistency, Proven: p.commit.Proven, Pass: catalog.ID(p.Pass)}
+		r.Point = catalog.RecoveryPoint{Time: p.commit.Time, Consistency: p.commit.Consistency, Proven: p.commit.Proven, Pass: catalog.ID(p.Pass),
+			Mode: p.mode(), Counts: p.commit.Counts}
 	})
 	if err != nil {
 		return err

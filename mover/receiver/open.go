@@ -30,6 +30,10 @@ func (c *conn) handleOpen(seq uint32, m *wire.Open) error {
 		return err
 	}
 	defer f.gate.unwhole()
+	if answer := f.committedAlready(m); answer != nil {
+		f.log.Info("source asks for a pass that is committed", "pass", blockdev.ID(m.Pass).String(), "epoch", m.Epoch)
+		return c.wc.Write(wire.TypeCommitted, seq, answer)
+	}
 	if err := f.prepare(m); err != nil {
 		return f.serious(err)
 	}
@@ -55,6 +59,16 @@ func (c *conn) handleOpen(seq uint32, m *wire.Open) error {
 		return f.serious(err)
 	}
 	return c.wc.Write(wire.TypeOpened, seq, &wire.Opened{Pass: m.Pass, Mode: uint8(p.mode())})
+}
+
+// committedAlready answers an OPEN whose pass is the target's point: of its COMMIT the source has heard nothing. A COMMIT may be carried out
+// long after its connection has ended, so the source cannot know by asking for the state. The caller holds the whole gate.
+func (f *flow) committedAlready(m *wire.Open) *wire.Committed {
+	r := f.record()
+	if r.Phase != mover.Point || r.Point.Pass != catalog.ID(m.Pass) || r.Generation != catalog.ID(m.Generation) || r.Epoch != m.Epoch {
+		return nil
+	}
+	return &wire.Committed{Pass: m.Pass, Generation: m.Generation, Epoch: m.Epoch, Mode: uint8(r.Point.Mode), Counts: wire.Counts(r.Point.Counts)}
 }
 
 func (f *flow) openPass() *pass {

@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/fault"
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/wire"
 )
@@ -113,5 +115,34 @@ func TestConnLostWhileSwitching(t *testing.T) {
 				t.Fatalf("what was committed is not on the target, first at byte %d", firstDiff(got, s.b))
 			}
 		})
+	}
+}
+
+// TestCommitAnswerLost: a source that has not heard of its COMMIT opens the pass again, and is told what it would have been told (C6); by the
+// gateway that carried it out, and by the one after it.
+func TestCommitAnswerLost(t *testing.T) {
+	r := newRig(t)
+	s := randomSrc(64*leafSize, 1)
+	for i, kind := range []mover.PassKind{mover.Full, mover.Delta, mover.Rescan} {
+		fill(s.b[:9*leafSize], uint64(i+2))
+		p := s.newPass(kind, s.whole(16)...)
+		_, err := r.mustDial("root").run(s, p)
+		must(t, err)
+		for range 2 {
+			c := r.mustDial("root")
+			var a wire.Committed
+			must(t, c.ask(wire.TypeOpen, &wire.Open{Pass: p.id, Kind: uint8(kind), Consistency: uint8(mover.Crash), Generation: s.gen, Epoch: p.epoch,
+				VolumeSize: uint64(len(s.b)), BlockSize: 512, LeafSize: leafSize, Identity: s.id}, &a))
+			if a.Pass != p.id || a.Generation != s.gen || a.Epoch != p.epoch || mover.Counts(a.Counts) != p.total() || a.Mode == 0 {
+				t.Fatalf("%v: %+v, counted were %+v", kind, a, p.total())
+			}
+			r.stop()
+			r.start()
+		}
+		old := s.newPass(kind, s.whole(16)...)
+		old.epoch = p.epoch
+		if _, err := r.mustDial("root").open(s, old); !errors.Is(err, sentinel.ErrFenced) {
+			t.Fatalf("another pass of the same epoch: %v", err)
+		}
 	}
 }

@@ -40,6 +40,8 @@ type pass struct {
 	stop func()
 	end  bool // the plan is at its end
 
+	asked bool // COMMIT was sent, and may have been carried out
+
 	mu      sync.Mutex // guards all below; one run and the status read them
 	mode    mover.Mode
 	lastSeq uint32

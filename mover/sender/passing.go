@@ -295,7 +295,7 @@ func (f *Flow) bring(ctx context.Context, p *pass) error {
 			return err
 		}
 	}
-	if err := f.open(ctx, p); err != nil {
+	if committed, err := f.open(ctx, p); err != nil || committed {
 		return err
 	}
 	if p.begun() {
@@ -317,7 +317,8 @@ func identity(v blockdev.Volume) string {
 	return strings.TrimSuffix(v.Identity(), fmt.Sprintf("/%d", v.Size()))
 }
 
-func (f *Flow) open(ctx context.Context, p *pass) error {
+// open opens or resumes p at the gateway. committed: that was done already, and the answer was lost.
+func (f *Flow) open(ctx context.Context, p *pass) (committed bool, err error) {
 	m := &wire.Open{Pass: p.id, Kind: uint8(p.kind), Consistency: uint8(p.consistency), Generation: p.generation, Epoch: p.epoch,
 		VolumeSize: uint64(f.deps.Volume.Size()), BlockSize: uint32(f.deps.Volume.BlockSize()), LeafSize: chunker.LeafSize,
 		Estimate: uint64(p.total), Identity: identity(f.deps.Volume)}
@@ -329,19 +330,22 @@ func (f *Flow) open(ctx context.Context, p *pass) error {
 	}
 	a, err := f.link.ask(ctx, m)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if done, ok := a.(*wire.Committed); ok && p.asked {
+		return true, p.agree(done)
 	}
 	o, ok := a.(*wire.Opened)
 	if !ok || o.Pass != p.id {
-		return fmt.Errorf("%w: %T in answer to OPEN", sentinel.ErrProtocol, a)
+		return false, fmt.Errorf("%w: %T in answer to OPEN", sentinel.ErrProtocol, a)
 	}
 	if !p.resume(o) {
-		return fmt.Errorf("%w: the gateway has lost batches of pass %v that it had acked; the pass begins anew", sentinel.ErrCorrupt, p.id)
+		return false, fmt.Errorf("%w: the gateway has lost batches of pass %v that it had acked; the pass begins anew", sentinel.ErrCorrupt, p.id)
 	}
-	return nil
+	return false, nil
 }
 
-// commit ends p at the gateway. A lost answer is asked for again: the gateway remembers its last commit.
+// commit ends p at the gateway. A lost answer is asked for by OPEN: the gateway remembers its last commit.
 func (f *Flow) commit(ctx context.Context, p *pass) error {
 	p.mu.Lock()
 	c := p.counts
@@ -361,36 +365,35 @@ func (f *Flow) commit(ctx context.Context, p *pass) error {
 	if err := f.link.barrier(ctx); err != nil {
 		return err
 	}
-	a, err := f.link.ask(ctx, m)
-	if errors.Is(err, errDown) && ctx.Err() == nil {
-		return f.recommit(ctx, p, err)
+	// From its commit on the table of a full pass is trusted, and no bitmap covers what it says: all of it has to outlive a kill by then.
+	if p.kind != mover.Delta {
+		if err := f.table.Flush(); err != nil {
+			return fmt.Errorf("digest table: %w", err)
+		}
 	}
+	p.asked = true
+	a, err := f.link.ask(ctx, m)
 	if err != nil {
 		return err
 	}
 	got, ok := a.(*wire.Committed)
-	if !ok || got.Pass != p.id || got.Generation != p.generation || got.Epoch != p.epoch {
+	if !ok {
 		return fmt.Errorf("%w: %T in answer to COMMIT", sentinel.ErrProtocol, a)
 	}
-	if mover.Counts(got.Counts) != c {
-		return fmt.Errorf("%w: counts of pass %v: source %+v, gateway %+v", sentinel.ErrCorrupt, p.id, c, got.Counts)
-	}
-	return nil
+	return p.agree(got)
 }
 
-// recommit finds out whether a commit whose answer was lost was made.
-func (f *Flow) recommit(ctx context.Context, p *pass, lost error) error {
-	if err := f.linkUp(ctx); err != nil {
-		return err
+// agree compares what COMMITTED says with what was sent.
+func (p *pass) agree(m *wire.Committed) error {
+	if m.Pass != p.id || m.Generation != p.generation || m.Epoch != p.epoch {
+		return fmt.Errorf("%w: COMMITTED of pass %v, epoch %d, instead of %v, epoch %d", sentinel.ErrProtocol, mover.ID(m.Pass), m.Epoch, p.id, p.epoch)
 	}
-	s, err := f.link.flowState(ctx)
-	if err != nil {
-		return err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if mover.Counts(m.Counts) != p.counts {
+		return fmt.Errorf("%w: counts of pass %v: source %+v, gateway %+v", sentinel.ErrCorrupt, p.id, p.counts, m.Counts)
 	}
-	if s.Phase == mover.Point && s.Generation == p.generation && s.Epoch == p.epoch {
-		return nil
-	}
-	return lost // OPEN finds the pass, and then the commit is made again
+	return nil
 }
 
 // finish follows the commit.
