@@ -101,8 +101,21 @@ func (c *conn) handleAbort(seq uint32, m *wire.Abort) error {
 }
 
 // abort drops p. A staged pass leaves no trace; after a direct one the target stays incomplete, and the table is made durable for
-// what was written, since the log with its intents goes. The caller holds the whole gate.
+// what was written, since the log with its intents goes. After an error the flow is broken, for p takes no batch any more. The caller
+// holds the whole gate.
 func (f *flow) abort(p *pass) error {
+	if err := f.drop(p); err != nil {
+		f.fail(err)
+		return err
+	}
+	f.mu.Lock()
+	f.pass, f.since = nil, time.Now()
+	f.mu.Unlock()
+	f.log.Info("pass dropped", "pass", p.Pass.String(), "epoch", p.Epoch, "mode", p.mode().String())
+	return nil
+}
+
+func (f *flow) drop(p *pass) error {
 	p.stop()
 	if p.direct.Load() {
 		if err := f.syncTarget(); err != nil {
@@ -112,10 +125,6 @@ func (f *flow) abort(p *pass) error {
 	if err := p.redo.Discard(); err != nil {
 		return diskFull(err)
 	}
-	f.mu.Lock()
-	f.pass, f.since = nil, time.Now()
-	f.mu.Unlock()
-	f.log.Info("pass dropped", "pass", p.Pass.String(), "epoch", p.Epoch, "mode", p.mode().String())
 	return nil
 }
 

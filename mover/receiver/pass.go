@@ -208,10 +208,7 @@ func (p *pass) syncer() {
 		case <-p.kick:
 		}
 		p.gather()
-		if err := p.round(); err != nil {
-			if p.ctx.Err() == nil {
-				p.f.fail(err)
-			}
+		if p.round() != nil {
 			return
 		}
 	}
@@ -246,7 +243,8 @@ func (p *pass) gather() {
 	}
 }
 
-// round makes everything pending durable and acks it (C3).
+// round makes everything pending durable and acks it (C3). After an error the flow is broken: batches count as complete that nobody made
+// durable and nobody would ack.
 func (p *pass) round() error {
 	p.roundMu.Lock()
 	defer p.roundMu.Unlock()
@@ -257,12 +255,15 @@ func (p *pass) round() error {
 	if len(batches) == 0 {
 		return nil
 	}
+	var err error
 	if p.direct.Load() {
-		if err := p.settleDirect(batches); err != nil {
-			return err
-		}
+		err = p.settleDirect(batches)
 	}
-	if err := p.redo.Sync(); err != nil {
+	if err == nil {
+		err = p.redo.Sync()
+	}
+	if err != nil {
+		p.f.fail(err)
 		return err
 	}
 	acks := map[*conn]*wire.SeqSet{}
