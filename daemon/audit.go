@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/control"
 	"github.com/moverd/mover/daemon/history"
 	"github.com/moverd/mover/internal/audit"
@@ -21,6 +22,7 @@ type audited struct {
 	role
 	log  *Log // with trail and history
 	door *door
+	conf *config.Config
 
 	mu     sync.Mutex      // guards all below
 	parked map[string]bool // flows that an earlier process left frozen: each has a hold of its own
@@ -33,7 +35,7 @@ func openTrail(o *Options, p place) (*audited, error) {
 		return nil, err
 	}
 	past := history.Open(history.Config{Dir: filepath.Join(p.state, "history"), Spill: filepath.Join(p.run, o.Role+".history"), Log: o.Log.Logger})
-	a := &audited{parked: map[string]bool{}, door: newDoor()}
+	a := &audited{conf: o.Config, parked: map[string]bool{}, door: newDoor()}
 	a.log = &Log{Logger: o.Log.Logger, buf: o.Log.buf, trail: t, past: past}
 	if o.Role == Source {
 		for _, f := range o.Config.Source.Flows {
@@ -121,8 +123,12 @@ func (a *audited) note(r audit.Record) { a.log.record(r) }
 
 // Do records the verb and its outcome. What changes who writes the target is not begun without a record.
 func (a *audited) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
-	if verb == control.Points && r.Change == "" {
-		return a.role.Do(ctx, verb, r, progress) // a look
+	switch {
+	case verb == control.Points && r.Change == "": // a look
+		return a.role.Do(ctx, verb, r, progress)
+	case verb == control.Report:
+		d, err := a.document(r.Flow)
+		return control.Result{Past: d}, err
 	}
 	actor := control.Peer(ctx)
 	asked := audit.Record{Actor: actor, Event: verb + begins, Flow: r.Flow, Details: map[string]any{}}

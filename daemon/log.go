@@ -73,7 +73,10 @@ func (l *Log) release() {
 
 // record keeps what has happened already, in the trail and for reports: a disk that is full is told loudly, and stops nothing.
 func (l *Log) record(r audit.Record) {
-	if !strings.HasSuffix(r.Event, begins) && !strings.HasPrefix(r.Event, "link.refused") {
+	switch {
+	case strings.HasSuffix(r.Event, begins), strings.HasPrefix(r.Event, "link.refused"):
+	case r.Event == "flow.gap": // who lost it has told
+	default:
 		l.note(mover.Event{Time: r.Time, Kind: strings.TrimSuffix(r.Event, ends), Flow: r.Flow, Actor: r.Actor, Details: r.Details})
 	}
 	l.append(r)

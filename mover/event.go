@@ -70,6 +70,9 @@ func (m *Moved) Add(o Moved) {
 	m.Wire += o.Wire
 }
 
+// Skipped is what was told without data: free space and zeros.
+func (m Moved) Skipped() int64 { return m.Free + m.Zero }
+
 // Compressed is what compression saved.
 func (m Moved) Compressed() int64 { return m.Sent - m.Payload }
 

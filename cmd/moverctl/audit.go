@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,11 +40,22 @@ func trailIn(args []string) string {
 }
 
 func (a *app) auditVerifyCmd() *cobra.Command {
-	return &cobra.Command{
+	var expect []string
+	c := &cobra.Command{
 		Use: "verify [DIR]", Short: "Check every record's digest and the chain of all", Args: atMost("DIR"),
+		Long: `Checks every record's digest and the chain of all. The trail has no key: who may write it could write all of it anew, or cut its end and the
+file head alike. What was noted elsewhere (a report, the log of a start) tells: --expect SEQ:DIGEST wants that record in the trail.`,
 		RunE: func(_ *cobra.Command, args []string) error {
-			s, err := audit.Verify(trailIn(args), nil)
+			heads, err := parseHeads(expect)
 			if err != nil {
+				return err
+			}
+			dir := trailIn(args)
+			s, err := audit.Verify(dir, heads.see)
+			if err != nil {
+				return err
+			}
+			if err := heads.missing(dir, s); err != nil {
 				return err
 			}
 			if a.output == "json" {
@@ -50,9 +63,63 @@ func (a *app) auditVerifyCmd() *cobra.Command {
 			}
 			fmt.Fprintf(a.out, "%d records of %s to %s are whole; the last is %d, digest %s\n", s.Records,
 				s.From.Format(time.RFC3339), s.Until.Format(time.RFC3339), s.Seq, s.Digest)
+			if len(heads) > 0 {
+				fmt.Fprintf(a.out, "and hold what was expected\n")
+			}
 			return nil
 		},
 	}
+	c.Flags().StringArrayVar(&expect, "expect", nil, "SEQ:DIGEST of a record that was noted elsewhere; may be given again")
+	return c
+}
+
+// heads are records that were noted elsewhere, and whether the trail has them.
+type heads map[uint64]*head
+
+type head struct {
+	digest string
+	found  string // digest of the record that the trail has
+}
+
+func parseHeads(all []string) (heads, error) {
+	out := heads{}
+	for _, s := range all {
+		seq, digest, _ := strings.Cut(s, ":")
+		n, err := strconv.ParseUint(seq, 10, 64)
+		raw, herr := hex.DecodeString(digest)
+		if err != nil || herr != nil || n == 0 || len(raw) != 32 {
+			return nil, usagef("--expect %s: is not SEQ:DIGEST, the number of a record and 64 hex digits", s)
+		}
+		if old := out[n]; old != nil && old.digest != strings.ToLower(digest) {
+			return nil, usagef("--expect %s: another digest is expected of record %d as well", s, n)
+		}
+		out[n] = &head{digest: strings.ToLower(digest)}
+	}
+	return out, nil
+}
+
+func (h heads) see(r audit.Record) error {
+	if x := h[r.Seq]; x != nil {
+		x.found = r.Digest
+	}
+	return nil
+}
+
+// missing is a fault where the trail does not hold what was noted.
+func (h heads) missing(dir string, s audit.Summary) error {
+	for _, seq := range slices.Sorted(maps.Keys(h)) {
+		x := h[seq]
+		switch {
+		case x.found == x.digest:
+		case x.found != "":
+			return &audit.Fault{File: dir, Why: fmt.Sprintf("record %d has digest %s, and %s was noted: the trail was written anew", seq, x.found, x.digest)}
+		case seq > s.Seq:
+			return &audit.Fault{File: dir, Why: fmt.Sprintf("ends with record %d, and record %d was noted: its end was cut", s.Seq, seq)}
+		default:
+			return &audit.Fault{File: dir, Why: fmt.Sprintf("no longer has record %d, which was noted: it was pruned by age", seq)}
+		}
+	}
+	return nil
 }
 
 func (a *app) auditShowCmd() *cobra.Command {

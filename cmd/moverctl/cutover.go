@@ -77,7 +77,7 @@ func reportFlag(c *cobra.Command, file *string) {
 // reported runs a verb that ends in a report, and shows it also when it says no.
 func (a *app) reported(c *cobra.Command, socket, verb string, req control.Request, file string) error {
 	if file != "" { // tell before hours of work, not after
-		if err := writable(file); err != nil {
+		if err := writable("--report", file); err != nil {
 			return err
 		}
 	}
@@ -97,11 +97,15 @@ func (a *app) reported(c *cobra.Command, socket, verb string, req control.Reques
 	return err
 }
 
-func writable(file string) error {
+// writable tries whether file, which flag names, can be made.
+func writable(flag, file string) error {
+	if st, err := os.Stat(file); err == nil && !st.Mode().IsRegular() {
+		return usagef("%s %s: is no regular file; name a file to write", flag, file)
+	}
 	dir := filepath.Dir(file)
 	f, err := os.CreateTemp(dir, ".report-*")
 	if err != nil {
-		return usagef("--report %s: no file can be made in %s: %v", file, dir, errors.Unwrap(err))
+		return usagef("%s %s: no file can be made in %s: %v", flag, file, dir, errors.Unwrap(err))
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/moverd/mover/cmd/internal/exit"
 	"github.com/moverd/mover/daemon"
 	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/daemon/report"
 	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/mover"
 )
@@ -403,6 +404,7 @@ func TestMounted(t *testing.T) {
 			if !stopped() {
 				t.Error("the stop hook did not run, or what it stopped runs again")
 			}
+			w.past(mnt, "cutover", "rehearsal", "pass")
 			w.end("source") // the daemon's end changes nothing
 			if err := writes(mnt); (leave == "stopped") != (err == nil) {
 				t.Errorf("left %s: a write says %v", leave, err)
@@ -416,6 +418,7 @@ func TestMounted(t *testing.T) {
 			}
 			w.begin("source")
 			w.await("source", "done", is(mover.Done))
+			w.past(mnt, "cutover", "rehearsal", "pass")
 			w.must(1, "source", "sync", "root")
 			w.must(0, "source", "rollback", "root", "--yes")
 			if err := writes(mnt); err != nil || stopped() {
@@ -423,7 +426,49 @@ func TestMounted(t *testing.T) {
 			}
 			w.must(0, "source", "sync", "root")
 			w.must(0, "source", "verify", "root")
+			w.past(mnt, "cutover", "rehearsal", "rollback", "verify", "pass", "daemon.start", "daemon.stop")
 		})
+	}
+}
+
+// past wants events of these kinds in the report, and figures that add up; also while the state folder is frozen, and after a restart.
+func (w *world) past(mnt string, kinds ...string) {
+	w.t.Helper()
+	var d report.Document
+	if err := json.Unmarshal([]byte(w.must(0, "source", "report", "root", "-o", "json")), &d); err != nil || len(d.Flows) != 1 {
+		w.t.Fatalf("report: %v", err)
+	}
+	f := d.Flows[0]
+	seen := map[string]int{}
+	for _, e := range append(d.Events, f.Events...) {
+		seen[e.Kind]++
+	}
+	for _, kind := range kinds {
+		if seen[kind] == 0 {
+			w.t.Errorf("the report does not tell a %s: %v", kind, seen)
+		}
+	}
+	m := f.Moved
+	if f.Passes.Full != 1 || f.Status.Size != 64<<20 || f.Status.Identity == "" || m.Looked < 64<<20 || m.Wire <= m.Payload || len(f.Samples) == 0 || d.Audit.Digest == "" {
+		w.t.Errorf("report: %+v %+v, %d samples, status %+v", m, f.Passes, len(f.Samples), f.Status)
+	}
+	if sum := m.Free + m.Zero + m.Same + m.Copied + m.Unreadable + m.Sent; sum != m.Looked {
+		w.t.Errorf("%d of %d bytes are told", sum, m.Looked)
+	}
+	r := f.Last("cutover")
+	if r == nil || !r.OK || r.SourceRoot == "" || r.SourceRoot != r.TargetRoot || r.Pause <= 0 {
+		w.t.Fatalf("the report's cutover: %+v", r)
+	}
+	file := filepath.Join(w.dir, "report.html")
+	if out := w.must(0, "source", "report", "root", "--html", file); !strings.Contains(out, file) {
+		w.t.Error(out)
+	}
+	page, err := os.ReadFile(file)
+	if err != nil || !bytes.Contains(page, []byte(r.SourceRoot)) || !bytes.Contains(page, []byte(d.Audit.Digest)) {
+		w.t.Errorf("page of %d bytes: %v", len(page), err)
+	}
+	if out := w.must(0, "source", "report"); !strings.Contains(out, r.TargetRoot) || !strings.Contains(out, "saved by compression") {
+		w.t.Errorf("report:\n%s", out)
 	}
 }
 

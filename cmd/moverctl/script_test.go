@@ -91,14 +91,14 @@ func (f *fake) Do(_ context.Context, verb string, r control.Request, progress fu
 			{Step: "freeze", Text: "freeze"}, {Step: "read-back", Text: "reading the source", Done: 5 << 20, Total: 10 << 20, ETA: 2}, {Step: "release", Text: "release"}} {
 			progress(p)
 		}
-		report := report(r)
+		report := reportOf(r)
 		if r.Flow == "logs" {
 			report.OK, report.Error, report.Left = false, "not converged: changes arrive at 90 MiB/s, the line carries 80 MiB/s", "running"
 			return control.Result{Report: report}, fmt.Errorf("%w: changes arrive at 90 MiB/s, the line carries 80 MiB/s", sentinel.ErrNotConverged)
 		}
 		return control.Result{Report: report}, nil
 	case control.Verify:
-		report := report(r)
+		report := reportOf(r)
 		report.Kind = "verify"
 		if r.Flow == "data" {
 			report.OK, report.Error, report.TargetRoot = false, "source and target differ: 16 KiB in 1 places", strings.Repeat("c", 64)
@@ -114,7 +114,7 @@ func (f *fake) Do(_ context.Context, verb string, r control.Request, progress fu
 	return control.Result{Text: r.Flow + " " + verb + " done"}, nil
 }
 
-func report(r control.Request) *mover.Report {
+func reportOf(r control.Request) *mover.Report {
 	kind, left := "cutover", "frozen"
 	if r.Rehearse {
 		kind, left = "rehearsal", "running"

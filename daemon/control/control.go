@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/moverd/mover/daemon/report"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 )
@@ -27,10 +28,11 @@ const (
 	Export   = "export"
 	Serve    = "serve"
 	Finish   = "finish"
+	Report   = "report" // a look at the past; Flow is empty, a flow or a group
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -75,6 +77,7 @@ type Result struct {
 	Points  []mover.RecoveryPoint `json:"points,omitempty"` // of a single flow
 	Flows   []mover.FlowPoints    `json:"flows,omitempty"`
 	Moments []mover.Moment        `json:"moments,omitempty"`
+	Past    *report.Document      `json:"past,omitempty"`
 }
 
 // Failure is an error on its way through JSON. A report may come with it: of what differed.
