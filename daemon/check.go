@@ -16,6 +16,7 @@ import (
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/internal/units"
+	"github.com/moverd/mover/mover/receiver"
 	"github.com/moverd/mover/wire"
 )
 
@@ -174,6 +175,7 @@ func (c *checks) beside(what string, stack disk.Stack) {
 
 func (c *checks) gateway(g *config.Gateway) {
 	c.certificate("gateway certificate", g.TLS.Files())
+	c.policy(g)
 	for _, f := range g.Flows {
 		what := "flow " + f.Tenant + "/" + f.Host + "/" + f.Name
 		found, err := disk.Inspect(string(f.Target))
@@ -192,6 +194,24 @@ func (c *checks) gateway(g *config.Gateway) {
 			c.ok(what, "%s", found)
 		}
 		c.points(what, f)
+	}
+}
+
+// policy tells which of the configured flows the policy refuses.
+func (c *checks) policy(g *config.Gateway) {
+	if g.Policy == "" {
+		return
+	}
+	p, err := config.LoadPolicy(string(g.Policy))
+	if err != nil {
+		c.bad("policy", err)
+		return
+	}
+	c.ok("policy", "%s, %d rules", g.Policy, len(p.Rules))
+	for _, f := range g.Flows {
+		if err := permit(p, receiver.Ask{Tenant: f.Tenant, Host: f.Host, Flow: f.Name, Target: string(f.Target)}); err != nil {
+			c.note("flow "+f.Tenant+"/"+f.Host+"/"+f.Name, "%s is refused: %v", f.Target, err)
+		}
 	}
 }
 

@@ -237,6 +237,9 @@ func (f *Flow) idle(ctx context.Context) (*order, error) {
 		if wait == 0 {
 			return nil, ctx.Err()
 		}
+		if err := f.link.view().fatal; err != nil {
+			f.answerSync(err) // the gateway refuses: who waits for a pass would wait for the operator
+		}
 		f.show(state, reason, next)
 		f.link.mu.Lock()
 		changed := f.link.changed
@@ -313,7 +316,7 @@ func whatNow(err error) string {
 	case errors.Is(err, sentinel.ErrFenced):
 		return "end the other source of this flow, or take it over with moverctl resume"
 	case errors.Is(err, sentinel.ErrDenied):
-		return "let the gateway's config name this flow for this host's certificate, then moverctl resume"
+		return "let the gateway's config, and its policy, name this flow for this host's certificate, then moverctl resume"
 	case errors.Is(err, sentinel.ErrNotSupported):
 		return "upgrade the older of source and gateway, then moverctl resume"
 	}

@@ -49,6 +49,7 @@ func (f *Flow) Resume() error {
 // Sync begins a pass now, or after the one under way, and returns when it is committed.
 func (f *Flow) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
+	refused := f.link.view().fatal
 	f.mu.Lock()
 	switch {
 	case f.report != nil || f.released:
@@ -61,6 +62,9 @@ func (f *Flow) Sync(ctx context.Context) error {
 		err := f.stopped
 		f.mu.Unlock()
 		return fmt.Errorf("the flow is stopped: %w; %s", err, whatNow(err))
+	case refused != nil:
+		f.mu.Unlock()
+		return fmt.Errorf("the flow is stopped: %w; %s", refused, whatNow(refused))
 	}
 	f.syncNow = append(f.syncNow, done)
 	f.mu.Unlock()
