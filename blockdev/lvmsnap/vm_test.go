@@ -37,6 +37,14 @@ var (
 	victim  = flag.String("victim", "", "be the process that is killed: path of a volume")
 )
 
+// rounds is fewer with -test.short, for a run of all cases in an emulated guest.
+func rounds(n int) int {
+	if testing.Short() {
+		return (n + 2) / 3
+	}
+	return n
+}
+
 const runDir = "/run/mover-test"
 
 func sh(t testing.TB, script string) string {
@@ -158,7 +166,7 @@ func TestView(t *testing.T) {
 			s, v := open(t, 0)
 			var stop atomic.Bool
 			done := write(t, dir, &stop)
-			for range 3 {
+			for range rounds(4) {
 				must(t, s.Prepare(ctx))
 				thaw := freeze(t, dir)
 				want := readAll(t, v)
@@ -286,7 +294,7 @@ func TestTracking(t *testing.T) {
 	_, _, err = tr.Take(ctx)
 	must(t, err)
 	model := readAll(t, v) // what a target would hold
-	for i := range 6 {
+	for i := range rounds(6) {
 		must(t, s.Prepare(ctx))
 		thaw := freeze(t, dir)
 		epoch, set, err := tr.Take(ctx)
@@ -346,7 +354,7 @@ func TestKill(t *testing.T) {
 	done := write(t, dir, &stop)
 	defer func() { stop.Store(true); t.Logf("%d writes", <-done) }()
 	found := map[string]int{}
-	for i := range 25 {
+	for i := range rounds(25) {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestVictim$", "-victim", path, "-disks", *vmDisks)
 		must(t, cmd.Start())
 		time.Sleep(500*time.Millisecond + rand.N(1500*time.Millisecond))
