@@ -118,14 +118,16 @@ type Report struct {
 	Totals      Counts          `json:"totals"`
 	WireOut     int64           `json:"wire_out_bytes"`
 
-	Released   bool      `json:"released,omitempty"`    // the target was handed over
-	Partly     bool      `json:"partly,omitempty"`      // some targets of the group were handed over and some were not
-	Moment     string    `json:"moment,omitempty"`      // id that the recovery points of one freeze share
-	MomentTime time.Time `json:"moment_time,omitzero"`  // when the freeze began
-	Point      string    `json:"point,omitempty"`       // id of the copy that the gateway keeps
-	PointError string    `json:"point_error,omitempty"` // why it keeps none
-	Worse      []string  `json:"worse,omitempty"`       // why the moment is worth less than the freeze and the hooks were to make it
-	HookError  string    `json:"hook_error,omitempty"`  // of post: what pre did to the applications may stand
+	Released   bool      `json:"released,omitempty"`           // the target was handed over
+	Partly     bool      `json:"partly,omitempty"`             // some targets of the group were handed over and some were not
+	Moment     string    `json:"moment,omitempty"`             // id that the recovery points of one freeze share
+	MomentTime time.Time `json:"moment_time,omitzero"`         // when the freeze began
+	Point      string    `json:"point,omitempty"`              // id of the copy that the gateway keeps
+	PointError string    `json:"point_error,omitempty"`        // why it keeps none
+	Viewed     bool      `json:"read_from_snapshot,omitempty"` // after the thaw
+	Unviewed   string    `json:"no_snapshot,omitempty"`        // why it was read within the freeze although a snapshot was asked for
+	Worse      []string  `json:"worse,omitempty"`              // why the moment is worth less than the freeze and the hooks were to make it
+	HookError  string    `json:"hook_error,omitempty"`         // of post: what pre did to the applications may stand
 	Members    []*Report `json:"members,omitempty"`
 }
 

@@ -357,7 +357,7 @@ func TestKill(t *testing.T) {
 	for i := range rounds(25) {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestVictim$", "-victim", path, "-disks", *vmDisks)
 		must(t, cmd.Start())
-		time.Sleep(500*time.Millisecond + rand.N(1500*time.Millisecond))
+		time.Sleep(time.Second + rand.N(7*time.Second)) // an emulated guest needs seconds for each of LVM's commands
 		must(t, cmd.Process.Kill())
 		cmd.Wait()
 		found[strings.Join(layers(t), " ")]++

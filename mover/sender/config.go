@@ -19,20 +19,21 @@ import (
 
 // Config of one flow. Zero values are the defaults.
 type Config struct {
-	Flow        string        // name of the flow, as the gateway knows it
-	Device      string        // for people
-	Gateway     string        // address, for people
-	Agent       string        // what HELLO tells about this program
-	Conns       int           // connections; default 4
-	Interval    time.Duration // from the end of a pass to the next one; 0: back to back
-	Window      int64         // plain bytes sent and not acked; default 256 MiB
-	QueueDepth  int           // reads under way; default 16
-	ReadRate    int64         // bytes per second; 0: no cap
-	CPU         int           // cores for the whole process; 0: all
-	Compression string        // auto (default), off, fastest, default, better, best
-	OnReadError string        // stop (default), skip
-	BackOff     time.Duration // first wait after a lost connection; default 500 ms, doubling up to 16 times that
-	ConnBytes   int64         // sent on a connection before it is replaced by one with new keys; default wire.MaxConnBytes
+	Flow         string        // name of the flow, as the gateway knows it
+	Device       string        // for people
+	Gateway      string        // address, for people
+	Agent        string        // what HELLO tells about this program
+	Conns        int           // connections; default 4
+	Interval     time.Duration // from the end of a pass to the next one; 0: back to back
+	Window       int64         // plain bytes sent and not acked; default 256 MiB
+	QueueDepth   int           // reads under way; default 16
+	ReadRate     int64         // bytes per second; 0: no cap
+	CPU          int           // cores for the whole process; 0: all
+	Compression  string        // auto (default), off, fastest, default, better, best
+	OnReadError  string        // stop (default), skip
+	BackOff      time.Duration // first wait after a lost connection; default 500 ms, doubling up to 16 times that
+	SnapshotFrom time.Duration // pause of a point from which on it is read from a snapshot, where that is possible; default 250 ms
+	ConnBytes    int64         // sent on a connection before it is replaced by one with new keys; default wire.MaxConnBytes
 }
 
 // Deps is what a Flow works with. The Flow owns none of it: who made it closes it after Run has returned.
@@ -56,6 +57,8 @@ type Deps struct {
 	Record func(*mover.Report) error
 	// Recorded is what Record kept before this start, or nil.
 	Recorded *mover.Report
+	// Snapshot gives what makes a view of the volume for one moment; an error says why there is none. May be nil.
+	Snapshot func() (blockdev.Snapshotter, error)
 	// Note is told what a report tells later: passes that ended, histories that were lost. It must not wait. May be nil.
 	Note func(mover.Event)
 	// Priority is shared by all flows of the process; nil: I/O priorities are left alone.
@@ -99,6 +102,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BackOff == 0 {
 		c.BackOff = 500 * time.Millisecond
+	}
+	if c.SnapshotFrom == 0 {
+		c.SnapshotFrom = 250 * time.Millisecond
 	}
 	if c.ConnBytes == 0 {
 		c.ConnBytes = wire.MaxConnBytes

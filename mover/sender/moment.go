@@ -31,6 +31,7 @@ type PointOptions struct {
 	Limit    time.Duration // longest pause that is asked for; default 1 s
 	Deadline time.Duration // longest pause that is possible; default 10 s
 	Timeout  time.Duration // for the rounds before the freeze, and for the commit after it; default 10 min
+	Snapshot bool          // read from a view of the volume, after the thaw, where the pause would be long otherwise and the volume can have one
 	Group    *Group        // those that do the same at the same moment, with equal options; nil: nobody
 }
 
@@ -91,6 +92,7 @@ type moment struct {
 	progress teller
 	report   *mover.Report
 	step     time.Time
+	view     viewing
 }
 
 func (m *moment) run(ctx context.Context) error {
@@ -124,6 +126,7 @@ func (m *moment) ended(name string) {
 
 func (m *moment) all(ctx context.Context) error {
 	began := time.Now()
+	defer func() { m.dropView(ctx) }()
 	if err := m.rounds(ctx); err != nil {
 		return err
 	}
@@ -150,6 +153,9 @@ func (m *moment) rounds(ctx context.Context) error {
 			return err
 		}
 		estimate, written, moved := f.reading()
+		if m.prepareView(ctx, estimate); m.view.ready {
+			estimate = 0 // the writers do not wait for the reading
+		}
 		m.progress.say("rounds", fmt.Sprintf("round %d: the pause would be about %s", m.report.Rounds, seconds(estimate)), 0, 0)
 		verdict, err := m.g.round(ctx, m.o.Limit, m.o.Timeout, round{estimate, time.Since(began), written, moved})
 		if err != nil {
@@ -202,7 +208,7 @@ func (m *moment) pre(ctx context.Context) error {
 		return err
 	}
 	m.ended("pre")
-	if estimate, _, _ := m.f.reading(); estimate > m.o.Limit {
+	if estimate, _, _ := m.f.reading(); estimate > m.o.Limit && !m.view.ready {
 		return m.round(ctx)
 	}
 	return nil
@@ -272,15 +278,17 @@ func (m *moment) delta(ctx context.Context) (*pass, error) {
 		return nil, err
 	}
 	f.setPass(p)
+	m.snap(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { p.proven, err = f.prove(gctx); return err })
 	g.Go(func() error {
-		for {
+		for !m.view.ready {
 			err := f.bring(gctx, p)
 			if !errors.Is(err, errDown) || gctx.Err() != nil {
 				return err
 			}
 		}
+		return nil
 	})
 	if err = g.Wait(); err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -292,7 +300,7 @@ func (m *moment) delta(ctx context.Context) (*pass, error) {
 		}
 		return nil, &mover.OpError{Op: "read the moment", Flow: f.cfg.Flow, Err: err}
 	}
-	p.sealed.Store(true)
+	p.sealed.Store(!m.view.ready)
 	m.ended("delta")
 	m.report.FinalDelta = p.total
 	m.report.Generation, m.report.Epoch = fmt.Sprintf("%x", p.generation[:]), p.epoch
@@ -331,8 +339,14 @@ func (m *moment) finish(ctx context.Context, p *pass) error {
 		case <-ctx.Done():
 		}
 	}()
-	m.timed("commit")
-	err := f.commit(ctx, p)
+	var err error
+	if m.view.ready {
+		err = m.readView(ctx, p)
+	}
+	if err == nil {
+		m.timed("commit")
+		err = f.commit(ctx, p)
+	}
 	for errors.Is(err, errDown) && ctx.Err() == nil {
 		err = f.carry(ctx, p) // p is sealed: it is opened again, and nothing is read
 	}

@@ -287,7 +287,7 @@ func (f *Flow) bring(ctx context.Context, p *pass) error {
 	if err := f.linkUp(ctx); err != nil {
 		return err
 	}
-	f.show(passState(p.frozen && !p.sealed.Load()), p.why, "")
+	f.show(passState(p.frozen && !p.sealed.Load() && f.frozenNow()), p.why, "")
 	// Connections may have outlived an earlier run. What it sent has to be read before the gateway says what it has, and the acks of that
 	// before a batch is sent again, so that no batch meets its earlier self (C10).
 	if p.begun() {

@@ -19,17 +19,17 @@ const pieceSize = 1 << 20
 
 // reader reads extents of the volume with a fixed number of reads under way, whoever asks, and within the read rate.
 type reader struct {
-	vol   blockdev.Volume
 	skip  bool // unreadable blocks become zeros and are noted
 	reads chan piece
 
 	served atomic.Int64 // reads that have ended
 
-	mu     sync.Mutex    // guards all below
-	cap    *rate.Limiter // nil: none
-	hurry  bool          // no cap: the writers stand still
-	bad    *extent.Set   // unreadable blocks, as last seen
-	nowBad bool          // bad is not empty
+	mu     sync.Mutex      // guards all below
+	vol    blockdev.Volume // or a view of it
+	cap    *rate.Limiter   // nil: none
+	hurry  bool            // no cap: the writers stand still
+	bad    *extent.Set     // unreadable blocks, as last seen
+	nowBad bool            // bad is not empty
 }
 
 // piece is one read.
@@ -78,6 +78,19 @@ func (r *reader) limit(perSecond int64) {
 	}
 }
 
+// from has all that is read from now on read from vol: the volume, or a view of it. Nobody reads while it is called.
+func (r *reader) from(vol blockdev.Volume) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.vol = vol
+}
+
+func (r *reader) volume() blockdev.Volume {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.vol
+}
+
 // run serves reads with depth goroutines until ctx ends.
 func (r *reader) run(ctx context.Context, depth int) error {
 	var g errgroup.Group
@@ -103,7 +116,8 @@ func (r *reader) serve(ctx context.Context, p piece) {
 		p.done.fail(err)
 		return
 	}
-	n, err := r.vol.ReadAt(p.buf, p.off)
+	vol := r.volume()
+	n, err := vol.ReadAt(p.buf, p.off)
 	if n == len(p.buf) {
 		r.good(extent.Extent{Off: p.off, Len: int64(n)})
 		return
@@ -111,11 +125,11 @@ func (r *reader) serve(ctx context.Context, p piece) {
 	if err == nil {
 		err = fmt.Errorf("%d of %d bytes", n, len(p.buf))
 	}
-	if r.skip && r.vol.Check() == nil {
-		r.blocks(ctx, p)
+	if r.skip && vol.Check() == nil {
+		r.blocks(ctx, vol, p)
 		return
 	}
-	p.done.fail(r.find(p, err))
+	p.done.fail(find(vol, p, err))
 }
 
 func (r *reader) throttle(ctx context.Context, n int) error {
@@ -132,11 +146,11 @@ func (r *reader) throttle(ctx context.Context, n int) error {
 }
 
 // find narrows an error down to the first block that cannot be read, for the operator.
-func (r *reader) find(p piece, err error) error {
-	bs := r.vol.BlockSize()
+func find(vol blockdev.Volume, p piece, err error) error {
+	bs := vol.BlockSize()
 	for at := 0; at < len(p.buf); at += bs {
 		b := p.buf[at:min(at+bs, len(p.buf))]
-		if n, e := r.vol.ReadAt(b, p.off+int64(at)); n < len(b) && e != nil {
+		if n, e := vol.ReadAt(b, p.off+int64(at)); n < len(b) && e != nil {
 			return &readError{extent.Extent{Off: p.off + int64(at), Len: int64(len(b))}, e}
 		}
 	}
@@ -144,12 +158,12 @@ func (r *reader) find(p piece, err error) error {
 }
 
 // blocks reads block by block and puts zeros where that is impossible.
-func (r *reader) blocks(ctx context.Context, p piece) {
-	bs := r.vol.BlockSize()
+func (r *reader) blocks(ctx context.Context, vol blockdev.Volume, p piece) {
+	bs := vol.BlockSize()
 	for at := 0; at < len(p.buf) && ctx.Err() == nil; at += bs {
 		b := p.buf[at:min(at+bs, len(p.buf))]
 		e := extent.Extent{Off: p.off + int64(at), Len: int64(len(b))}
-		if n, _ := r.vol.ReadAt(b, e.Off); n == len(b) {
+		if n, _ := vol.ReadAt(b, e.Off); n == len(b) {
 			r.good(e)
 			continue
 		}

@@ -50,6 +50,13 @@ func (f *Flow) show(s mover.State, reason, next string) {
 	f.view.state, f.view.reason, f.view.next = s, reason, next
 }
 
+// frozenNow tells whether the writers stand still.
+func (f *Flow) frozenNow() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.view.frozen
+}
+
 func (f *Flow) noteError(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
