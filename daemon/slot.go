@@ -113,10 +113,10 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	fr := newFreezer(v, p.f, run, p.log)
 	flow, err := sender.New(p.config(), sender.Deps{
 		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: fr, Buffers: p.buffers, Log: p.o.Log.Logger, Priority: p.priority,
-		Table:  filepath.Join(dir, "table"),
-		Dial:   func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.c.Gateway.Address, p.tls) },
-		Quiet:  p.o.Log.quiet(),
-		Leave:  fr.leave,
+		Table: filepath.Join(dir, "table"),
+		Dial:  func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.c.Gateway.Address, p.tls) },
+		Quiet: p.o.Log.quiet(),
+		Leave: fr.leave, Snapshot: p.snapshotter,
 		Record: recorder(run, p.f.Name), Recorded: report, Note: p.o.Log.note,
 	})
 	if err != nil {

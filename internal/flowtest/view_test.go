@@ -94,7 +94,7 @@ func (s *server) viewed() (all []*copying) {
 	return all
 }
 
-var withViews = sender.PointOptions{Limit: 5 * time.Second, Deadline: 10 * time.Second, Snapshot: true}
+var withViews = sender.PointOptions{Limit: 5 * time.Second, Deadline: 10 * time.Second}
 
 // TestViews: moments that are read after the thaw, while the writers go on, of some disks, and within the freeze of another, are prefixes of one
 // order of writes (C13), and nothing that was written meanwhile is lost (C9).

@@ -31,8 +31,10 @@ type PointOptions struct {
 	Limit    time.Duration // longest pause that is asked for; default 1 s
 	Deadline time.Duration // longest pause that is possible; default 10 s
 	Timeout  time.Duration // for the rounds before the freeze, and for the commit after it; default 10 min
-	Snapshot bool          // read from a view of the volume, after the thaw, where the pause would be long otherwise and the volume can have one
-	Group    *Group        // those that do the same at the same moment, with equal options; nil: nobody
+	// NoSnapshot has everything read within the freeze. Else a view of the volume is read after the thaw, where that makes a long pause short
+	// and the volume can have one.
+	NoSnapshot bool
+	Group      *Group // those that do the same at the same moment, with equal options; nil: nobody
 }
 
 // Point makes a recovery point that is called crash or app: a moment at which the writers stood still. A failure before the thaw leaves

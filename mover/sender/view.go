@@ -32,7 +32,7 @@ type viewing struct {
 // prepareView lays a view out where the pause would be long without one. A volume that can have none is read within the freeze.
 func (m *moment) prepareView(ctx context.Context, pause time.Duration) {
 	f := m.f
-	if m.view.tried || !m.o.Snapshot || f.deps.Snapshot == nil || pause < min(f.cfg.SnapshotFrom, m.o.Limit) {
+	if m.view.tried || m.o.NoSnapshot || f.deps.Snapshot == nil || pause < min(f.cfg.SnapshotFrom, m.o.Limit) {
 		return
 	}
 	m.view.tried = true
