@@ -36,7 +36,7 @@ func openTrail(o *Options, p place) (*audited, error) {
 	}
 	past := history.Open(history.Config{Dir: filepath.Join(p.state, "history"), Spill: filepath.Join(p.run, o.Role+".history"), Log: o.Log.Logger})
 	a := &audited{conf: o.Config, parked: map[string]bool{}, door: newDoor()}
-	a.log = &Log{Logger: o.Log.Logger, buf: o.Log.buf, trail: t, past: past}
+	a.log = &Log{Logger: o.Log.Logger, buf: o.Log.buf, trail: t, past: past, later: make(chan audit.Record, laterQueue)}
 	if o.Role == Source {
 		for _, f := range o.Config.Source.Flows {
 			if r, err := recorded(p.run, f.Name); err == nil && r != nil && r.Left == "frozen" {
@@ -48,6 +48,9 @@ func openTrail(o *Options, p place) (*audited, error) {
 	o.Log, o.door = a.log, a.door
 	return a, nil
 }
+
+// laterQueue is more than the points of a second.
+const laterQueue = 256
 
 func keepOf(o Options) time.Duration {
 	if o.Role == Source {
@@ -87,6 +90,11 @@ func (a *audited) unclean() {
 // reloaded records what became of a signal to read the config again.
 func (a *audited) reloaded(o Options, err error) {
 	details := map[string]any{"ok": err == nil}
+	if g := a.conf.Gateway; g != nil && g.Policy != "" {
+		if raw, err := os.ReadFile(string(g.Policy)); err == nil {
+			details["policy_digest"] = digest.Sum(raw).String()
+		}
+	}
 	if err != nil {
 		details["error"] = err.Error()
 	}
@@ -226,7 +234,21 @@ func (a *audited) watch(stop <-chan struct{}) {
 		}
 		select {
 		case <-tick.C:
+			a.late()
 		case <-stop:
+			a.late()
+			return
+		}
+	}
+}
+
+// late writes what could not wait for the trail when it happened.
+func (a *audited) late() {
+	for {
+		select {
+		case r := <-a.log.later:
+			a.log.append(r)
+		default:
 			return
 		}
 	}

@@ -97,7 +97,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	if a.role, err = open(ctx, o); err != nil {
-		return errors.Join(err, a.shut())
+		a.begin(o)
+		a.end(err)
+		return err
 	}
 	a.begin(o)
 	err = errors.Join(serve(ctx, o, p, a), a.close())

@@ -19,6 +19,7 @@ type Log struct {
 	buf   *logbuf.Handler
 	trail *audit.Trail // held with the log, as the next; may be nil
 	past  *history.Store
+	later chan audit.Record // on their way to the trail
 }
 
 // NewLog makes a log of text lines at out.
@@ -74,7 +75,7 @@ func (l *Log) release() {
 // record keeps what has happened already, in the trail and for reports: a disk that is full is told loudly, and stops nothing.
 func (l *Log) record(r audit.Record) {
 	switch {
-	case strings.HasSuffix(r.Event, begins), strings.HasPrefix(r.Event, "link.refused"):
+	case strings.HasSuffix(r.Event, begins), strings.HasPrefix(r.Event, "link.refused"), strings.HasPrefix(r.Event, linkAccepted), strings.HasPrefix(r.Event, linkEnded):
 	case r.Event == "flow.gap": // who lost it has told
 	default:
 		l.note(mover.Event{Time: r.Time, Kind: strings.TrimSuffix(r.Event, ends), Flow: r.Flow, Actor: r.Actor, Details: r.Details})
@@ -92,8 +93,18 @@ func (l *Log) append(r audit.Record) {
 	}
 }
 
-// note keeps an event for reports.
+// note keeps an event for reports. It does not wait: what belongs into the trail too is written by who watches.
 func (l *Log) note(e mover.Event) {
+	if e.Kind == mover.PointEvent {
+		r := audit.Record{Time: e.Time, Event: "point.kept", Flow: e.Flow, Details: map[string]any{"point": e.Text, "consistency": e.Consistency}}
+		if e.Error != "" {
+			r.Event, r.Details["error"] = "point.missed", cut(e.Error)
+		}
+		select {
+		case l.later <- r:
+		default: // a disk that hangs
+		}
+	}
 	if l.past != nil {
 		l.past.Note(e)
 	}

@@ -281,13 +281,23 @@ func trim(e *mover.Event) {
 	}
 	cut(&e.Text)
 	cut(&e.Error)
-	if r := e.Report; r != nil {
-		c := *r
-		c.Differ = c.Differ[:min(len(c.Differ), listLimit)]
-		c.Unreadable = c.Unreadable[:min(len(c.Unreadable), listLimit)]
-		cut(&c.Error)
-		e.Report = &c
+	if e.Report != nil {
+		e.Report = shorter(e.Report)
 	}
+}
+
+// shorter is a copy of r whose lists are cut.
+func shorter(r *mover.Report) *mover.Report {
+	c := *r
+	c.Differ = c.Differ[:min(len(c.Differ), listLimit)]
+	c.Unreadable = c.Unreadable[:min(len(c.Unreadable), listLimit)]
+	c.Worse = c.Worse[:min(len(c.Worse), listLimit)]
+	c.Error = c.Error[:min(len(c.Error), textLimit)]
+	c.Members = nil
+	for _, m := range r.Members {
+		c.Members = append(c.Members, shorter(m))
+	}
+	return &c
 }
 
 // spill keeps an event that is on hold where no freeze reaches. mu is held.

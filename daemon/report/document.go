@@ -77,6 +77,11 @@ func (d *Document) Fill(past history.Past) {
 	for _, e := range past.Events {
 		f := at[e.Flow]
 		if f == nil {
+			for _, m := range members(&e) {
+				if f := at[m.Flow]; f != nil {
+					f.Events = append(f.Events, m)
+				}
+			}
 			if e.Flow == "" || slices.ContainsFunc(d.Flows, func(f Flow) bool { return f.Group != "" && f.Group == e.Flow }) {
 				d.Events = append(d.Events, e)
 			}
@@ -87,6 +92,22 @@ func (d *Document) Fill(past history.Past) {
 			f.count(&e)
 		}
 	}
+}
+
+// members are the events of a group's flows.
+func members(e *mover.Event) (all []mover.Event) {
+	if e.Report == nil {
+		return nil
+	}
+	for _, r := range e.Report.Members {
+		m := *e
+		m.Flow, m.Group, m.Report, m.Pause, m.Consistency = r.Flow, e.Flow, r, r.Pause, r.Consistency
+		if r.Error == "" {
+			m.Error = ""
+		}
+		all = append(all, m)
+	}
+	return all
 }
 
 func (f *Flow) count(e *mover.Event) {
@@ -133,6 +154,9 @@ func (d *Document) All() (all []mover.Event) {
 	all = slices.Clone(d.Events)
 	for _, f := range d.Flows {
 		for _, e := range f.Events {
+			if e.Report != nil && e.Group != "" {
+				continue // its group tells
+			}
 			if e.Pass == nil || e.Error != "" || e.Pass.Kind != "delta" {
 				all = append(all, e)
 			}

@@ -35,21 +35,22 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 // page is what the template shows.
 type page struct {
 	*Document
-	Total     mover.Moved
-	Counts    Passes
-	Gateway   bool
-	Tone      string // ok, warn, bad
-	Headline  string
-	Cards     []card
-	From      time.Time
-	Timelines []timeline
-	Charts    []chart
-	Shares    []Share
-	Pauses    []pause
-	Older     int // pauses that are not shown
-	Proofs    []proof
-	Happened  []mover.Event // newest first
-	Earlier   int
+	Total       mover.Moved
+	Counts      Passes
+	Gateway     bool
+	Tone        string // ok, warn, bad
+	Headline    string
+	Cards       []card
+	From        time.Time
+	Timelines   []timeline
+	Charts      []chart
+	Shares      []Share
+	Pauses      []pause
+	Older       int // pauses that are not shown
+	PointPauses string
+	Proofs      []proof
+	Happened    []mover.Event // newest first
+	Earlier     int
 }
 
 // card is one figure at the top.
@@ -88,6 +89,7 @@ type proof struct {
 const (
 	maxEvents = 80
 	maxPauses = 12
+	maxPoints = 3 // of which the pause is shown in steps
 )
 
 // HTML writes the document as one page that needs nothing from elsewhere.
@@ -203,17 +205,32 @@ func (p *page) cards() {
 
 // pauses are the latest cutovers and rehearsals, newest first.
 func (p *page) pauses() {
-	for i := range p.Flows {
-		for _, r := range p.Flows[i].Reports() {
-			if r.Kind != "verify" && r.Pause > 0 {
-				p.Pauses = append(p.Pauses, pause{Flow: p.Flows[i].Status.Flow, Report: r})
-			}
+	var points []pause
+	add := func(e *mover.Event) {
+		switch r := e.Report; {
+		case r == nil || r.Kind == "verify" || r.Pause == 0 || e.Group != "" && e.Group != e.Flow:
+		case r.Kind == "point":
+			points = append(points, pause{Flow: e.Flow, Report: r})
+		default:
+			p.Pauses = append(p.Pauses, pause{Flow: e.Flow, Report: r})
 		}
 	}
-	slices.SortStableFunc(p.Pauses, func(a, b pause) int { return b.Report.Ended.Compare(a.Report.Ended) })
-	if n := len(p.Pauses) - maxPauses; n > 0 {
-		p.Older, p.Pauses = n, p.Pauses[:maxPauses]
+	for i := range p.Events {
+		add(&p.Events[i])
 	}
+	for i := range p.Flows {
+		for k := range p.Flows[i].Events {
+			add(&p.Flows[i].Events[k])
+		}
+	}
+	newest := func(all []pause, most int) (shown []pause, older int) {
+		slices.SortStableFunc(all, func(a, b pause) int { return b.Report.Ended.Compare(a.Report.Ended) })
+		return all[:min(len(all), most)], max(0, len(all)-most)
+	}
+	p.PointPauses = spread(points)
+	p.Pauses, p.Older = newest(p.Pauses, maxPauses)
+	points, _ = newest(points, maxPoints)
+	p.Pauses = append(p.Pauses, points...)
 	longest := 0.0
 	for _, x := range p.Pauses {
 		if x.Report.OK {
@@ -231,6 +248,20 @@ func (p *page) pauses() {
 			at += s.Seconds
 		}
 	}
+}
+
+// spread tells the pauses of points in one line.
+func spread(points []pause) string {
+	if len(points) == 0 {
+		return ""
+	}
+	var all []float64
+	for _, x := range points {
+		all = append(all, x.Report.Pause)
+	}
+	slices.Sort(all)
+	at := func(q float64) string { return units.Duration(seconds(all[int(q*float64(len(all)-1))])) }
+	return fmt.Sprintf("%d recovery points with a freeze: median %s, longest %s.", len(all), at(.5), at(1))
 }
 
 func total(steps []mover.Step) (sum float64) {

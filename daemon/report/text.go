@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -150,11 +151,16 @@ func Verdict(r *mover.Report) string {
 
 // frozen are a report's steps while the writers stood still.
 func frozen(r *mover.Report) []mover.Step {
-	i := slices.IndexFunc(r.Steps, func(s mover.Step) bool { return s.Name == "freeze" })
+	steps := r.Steps
+	if len(steps) == 0 && len(r.Members) > 0 { // of a group: those of the member that took longest
+		m := slices.MaxFunc(r.Members, func(a, b *mover.Report) int { return cmp.Compare(total(a.Steps), total(b.Steps)) })
+		steps = m.Steps
+	}
+	i := slices.IndexFunc(steps, func(s mover.Step) bool { return s.Name == "freeze" })
 	if i < 0 {
 		return nil
 	}
-	return r.Steps[i:]
+	return steps[i:]
 }
 
 func steps(r *mover.Report) string {
@@ -185,6 +191,17 @@ func About(e *mover.Event) string {
 		}
 		if r.Kind == "cutover" && r.OK {
 			add("source left %s", r.Left)
+		}
+		if r.Kind == "point" && r.OK {
+			add("%s", r.Consistency)
+		}
+		for _, x := range []struct{ name, text string }{{"no copy is kept: ", r.PointError}, {"post hook: ", r.HookError}, {"worth less: ", strings.Join(r.Worse, "; ")}} {
+			if x.text != "" {
+				add("%s%s", x.name, x.text)
+			}
+		}
+		if r.Partly {
+			add("only some targets were handed over")
 		}
 	} else {
 		if e.Pause > 0 {

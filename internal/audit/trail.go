@@ -226,6 +226,16 @@ func (t *Trail) Head() (uint64, string) {
 	return t.seq, t.last
 }
 
+// Waiting is how many records the disk has not taken yet, though nothing holds them; they wait in memory.
+func (t *Trail) Waiting() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held > 0 {
+		return 0
+	}
+	return len(t.pending) + t.lost
+}
+
 // Found is the last record that an earlier process wrote, as soon as the folder was looked at; told once.
 func (t *Trail) Found() (Record, bool) {
 	t.mu.Lock()
