@@ -7,7 +7,10 @@ import (
 	"strings"
 )
 
-const flowName = "disk"
+const (
+	flowName  = "disk"
+	groupName = "server"
+)
 
 // or is the first string that is not empty.
 func or(s ...string) string {
@@ -76,10 +79,9 @@ func (r *Rig) StartSource() error {
     - name: %s
       volume: %s
       interval: %s
-      cutover: {limit: %s, freeze-deadline: %s, leave: %s%s}
-`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
+%s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
 			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), flowName, r.o.Volume, or(r.o.Interval, "1s"),
-			or(r.o.Limit, "1s"), or(r.o.Deadline, "10s"), or(r.o.Leave, "frozen"), hooks(r.o))
+			cutover(r.o))
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -88,6 +90,15 @@ func (r *Rig) StartSource() error {
 	var err error
 	r.source, err = r.start("source", "source", "-c", conf)
 	return err
+}
+
+// cutover is the rest of the config: of the flow, or of the group that it is.
+func cutover(o RigOptions) string {
+	how := fmt.Sprintf("cutover: {limit: %s, freeze-deadline: %s, leave: %s%s}", or(o.Limit, "1s"), or(o.Deadline, "10s"), or(o.Leave, "frozen"), hooks(o))
+	if o.Group == "" {
+		return "      " + how + "\n"
+	}
+	return fmt.Sprintf("  groups:\n    - {name: %s, flows: [%s], snapshot: %s, %s}\n", groupName, flowName, o.Group, how)
 }
 
 func hooks(o RigOptions) string {

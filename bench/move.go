@@ -13,12 +13,13 @@ import (
 
 // MoveOptions name a device to be moved under load.
 type MoveOptions struct {
-	Volume string // its content is lost
-	On     string // where the filesystem goes, when that is a device above the volume
-	FS     string
-	Expect string // tracking method that the source must choose
-	Target string // device to move it to; "" is an image file. It must be able to keep recovery points
-	Seed   uint64
+	Volume  string // its content is lost
+	On      string // where the filesystem goes, when that is a device above the volume
+	FS      string
+	Expect  string // tracking method that the source must choose
+	Target  string // device to move it to; "" is an image file. It must be able to keep recovery points
+	Moments int    // recovery points of a moment to take under load, half of them with snapshots off; each is restored and judged. They need Target
+	Seed    uint64
 }
 
 // Move moves one given device under load and faults, and compares every byte.
@@ -34,10 +35,13 @@ func Move(ctx context.Context, bin string, o MoveOptions, w io.Writer) error {
 	if _, err := fmt.Sscan(size, &p.size); err != nil {
 		return err
 	}
-	s := &soak{plan: p, dev: o.Volume, on: o.On, target: o.Target}
+	s := &soak{plan: p, dev: o.Volume, on: o.On, target: o.Target, moments: o.Moments}
 	began := time.Now()
 	if err := s.run(ctx, bin); err != nil {
 		return err
+	}
+	if o.Moments > 0 && s.moment == "" {
+		return fmt.Errorf("nobody looked at the moments of %s", o.Volume)
 	}
 	if o.Target != "" && s.points == "" {
 		return fmt.Errorf("nobody looked at the recovery points of %s", o.Target)
@@ -45,7 +49,7 @@ func Move(ctx context.Context, bin string, o MoveOptions, w io.Writer) error {
 	if o.Expect != "" && !strings.HasPrefix(s.tracking, o.Expect) {
 		return fmt.Errorf("tracked by %q, want %s", s.tracking, o.Expect)
 	}
-	fmt.Fprintf(w, "%d bytes equal after %.0f s, pause %.0f ms, tracked by %s%s\n", p.size, time.Since(began).Seconds(), s.report.Pause*1000, s.tracking, s.points)
+	fmt.Fprintf(w, "%d bytes equal after %.0f s, pause %.0f ms, tracked by %s%s%s\n", p.size, time.Since(began).Seconds(), s.report.Pause*1000, s.tracking, s.moment, s.points)
 	return nil
 }
 

@@ -47,6 +47,7 @@ type RigOptions struct {
 	Freeze      bool // false: the volume has no filesystem; the stop hook stops the writer
 	StopHook    []string
 	StartHook   []string
+	Group       string // "": none; else the flow is the group "server" with this for its snapshot
 	RedoDir     string // where the gateway keeps its state; default below Dir
 }
 

@@ -89,6 +89,8 @@ type soak struct {
 	on              string // the filesystem's device where that is not dev
 	target          string // device to move to; "" is an image file
 	points          string // what was found of its points
+	moments         int    // points of a moment to take under load
+	moment          string // what was found of them
 	tracking        string
 	writer          *Proc
 	events          []string
@@ -145,6 +147,11 @@ func (s *soak) run(ctx context.Context, bin string) (err error) {
 	}
 	if err := s.faults(ctx); err != nil {
 		return err
+	}
+	if s.moments > 0 {
+		if err := s.takeMoments(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.cutover(ctx); err != nil {
 		return err

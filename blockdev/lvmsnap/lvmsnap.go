@@ -194,11 +194,12 @@ func (s *Snapshotter) lock(ctx context.Context) (func(), error) {
 	return lvm.Lock(ctx, s.vg)
 }
 
-// create makes one of the view's devices. The uuid begins like LVM's own, and LVM's commands do not look for volume groups inside of such.
+// create makes one of the view's devices. The uuid begins like LVM's own, and LVM's commands do not look for volume groups inside of such. What
+// follows the 64 characters of an id says that the device is no volume but something below or beside one.
 func (s *Snapshotter) create(layer string, table []dm.Target) (uint64, error) {
 	var id [32]byte
 	rand.Read(id[:])
-	dev, err := dm.Create(s.name(layer), "LVM-"+hex.EncodeToString(id[:]))
+	dev, err := dm.Create(s.name(layer), "LVM-"+hex.EncodeToString(id[:])+"-mover")
 	if err != nil {
 		return 0, err
 	}

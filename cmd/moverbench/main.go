@@ -127,6 +127,7 @@ func move() *cobra.Command {
 	f.StringVar(&o.Volume, "volume", "", "device to move; its content is lost")
 	f.StringVar(&o.On, "on", "", "device above it that gets the filesystem")
 	f.StringVar(&o.Target, "target", "", "device to move it to, whose recovery points are tried too; its content is lost. Default: an image file")
+	f.IntVar(&o.Moments, "moments", 0, "recovery points to take under load, with LVM snapshots and without, and to judge; needs --target")
 	f.StringVar(&o.FS, "fs", "ext4", "ext4, xfs, btrfs or raw")
 	f.StringVar(&o.Expect, "expect", "", "tracking method that the source must choose")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random choices")
