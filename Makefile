@@ -16,7 +16,7 @@ go_build := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w 
 test_packages := e2fsprogs xfsprogs btrfs-progs dosfstools fdisk util-linux diffutils gcc libc6-dev prometheus qemu-utils nbdkit libnbd-bin \
   postgresql mariadb-server redis-server
 bench_packages := nbdkit libnbd-bin restic rsync zstd fio
-e2e_packages := qemu-system-x86 mmdebstrap zstd
+e2e_packages := qemu-system-x86 mmdebstrap zstd lvm2 xfsprogs
 generate_packages := clang-14 llvm-14 libbpf-dev
 
 .DEFAULT_GOAL := build
@@ -72,9 +72,19 @@ bench: deps build
 	bin/moverbench perf
 	bin/moverbench table bench/results > bench/results/README.md
 
+# Disks of every kind inside guests of other kernels, then a whole server.
 e2e: deps build
 	@.ci/deps $(e2e_packages)
 	e2e/run
+	$(MAKE) e2e-server
+
+# CASES: plain, cut, lvm. E2E_KEEP=1 keeps consoles and disks.
+CASES ?= plain cut lvm
+e2e-server: deps build
+	@.ci/deps $(e2e_packages)
+	@rm -f bin/mover_*.deb
+	$(MAKE) -s deb
+	e2e/server $(CASES)
 
 # What install puts where. The lists of units, pages and hooks are what there is in the folders.
 DOCDIR ?= $(PREFIX)/share/doc/mover
