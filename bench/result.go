@@ -150,3 +150,26 @@ func Median(values []float64) float64 {
 	}
 	return s[len(s)/2]
 }
+
+// MedianInterval is a confidence interval of at least 95 % of the median, from the order of the values alone: nothing is assumed about how they
+// scatter. Of fewer than 6 values it is all of them.
+func MedianInterval(values []float64) (lo, hi float64) {
+	n := len(values)
+	if n == 0 {
+		return 0, 0
+	}
+	s := append([]float64(nil), values...)
+	sort.Float64s(s)
+	// P(X <= k) of a binomial distribution with p = 1/2: the chance that the median lies below the (k+1)-th value.
+	p, sum, k := 1.0, 0.0, 0
+	for range n {
+		p /= 2
+	}
+	for sum+p <= 0.025 && k < n/2 {
+		sum += p
+		p = p * float64(n-k) / float64(k+1)
+		k++
+	}
+	k = max(k-1, 0)
+	return s[k], s[n-1-k]
+}

@@ -21,7 +21,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), soak(), move(), perf(), churnCommand(), table())
+	root.AddCommand(demo(), soak(), move(), perf(), wrong(), churnCommand(), table())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
