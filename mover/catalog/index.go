@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,10 +30,15 @@ type Place struct {
 // Index maps the content of leaves to places, apart for each tenant. It is never synced: what it says is checked before use, so
 // losing entries costs only wire bytes. Safe for concurrent use.
 type Index struct {
-	db  *pebble.DB
 	dir string
-	bad atomic.Bool // damage was met: nothing is looked up or added any more
+	log *slog.Logger
+	bad atomic.Bool   // damage or a full disk was met: nothing is looked up or added any more
+	end chan struct{} // closed when what was given up is closed and removed
 
+	use sync.RWMutex // held for reading while db is used
+	db  *pebble.DB   // nil: given up
+
+	least   int64      // indexRoom
 	mu      sync.Mutex // guards all below
 	checked time.Time  // when free space was last looked at
 	paused  bool       // the state disk is nearly full
@@ -40,43 +46,51 @@ type Index struct {
 
 const (
 	keyDigest = 16 // bytes of a digest in a key: enough for a hint
-	// indexRoom is the free bytes of the state disk below which nothing is added: the library ends the process when it meets a full disk.
+	// indexRoom is the free bytes of the state disk below which nothing is added: the rest is for records and logs.
 	indexRoom = 128 << 20
 	badMark   = "unreadable" // a file that asks the next start to rebuild
+	// endLimit is how long Close waits for an index that was given up.
+	endLimit = 2 * time.Second
 )
 
 // DefaultIndexMemory is the budget of an index in bytes.
 const DefaultIndexMemory = 64 << 20
 
-// OpenIndex opens the index in dir within memory bytes (0: DefaultIndexMemory). An index that cannot be read is thrown away.
+// OpenIndex opens the index in dir within memory bytes (0: DefaultIndexMemory). An index that cannot be read is thrown away; where the disk is
+// full there is none.
 func OpenIndex(dir string, memory int64, log *slog.Logger) (*Index, error) {
 	if memory <= 0 {
 		memory = DefaultIndexMemory
 	}
-	x := &Index{dir: dir}
 	_, err := os.Stat(filepath.Join(dir, badMark))
 	if err == nil {
 		err = errors.New("damage was met while it was in use")
-	} else if err = x.open(memory, log); err == nil {
-		return x, nil
+	} else {
+		x := newIndex(dir, log)
+		if err = x.open(memory, log); err == nil {
+			return x, nil
+		}
 	}
 	log.Warn("dedup index cannot be read and is rebuilt empty", "dir", dir, "error", err)
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("remove the unreadable dedup index: %w", err)
 	}
-	if err := x.open(memory, log); err != nil {
+	x := newIndex(dir, log)
+	err = x.open(memory, log)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		x.giveUp(err)
+	}
+	if err != nil && !x.bad.Load() {
 		return nil, fmt.Errorf("make the dedup index in %s: %w", dir, err)
 	}
 	return x, nil
 }
 
+func newIndex(dir string, log *slog.Logger) *Index {
+	return &Index{dir: dir, log: log, end: make(chan struct{}), least: indexRoom}
+}
+
 func (x *Index) open(memory int64, log *slog.Logger) (err error) {
-	// A damaged file may make the library panic; the answer is the same as to an error.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("open: %v", p)
-		}
-	}()
 	cache := pebble.NewCache(memory / 2)
 	defer cache.Unref()
 	o := &pebble.Options{
@@ -86,28 +100,79 @@ func (x *Index) open(memory int64, log *slog.Logger) (err error) {
 		MemTableStopWritesThreshold: 2,
 		MaxOpenFiles:                200,
 		FormatMajorVersion:          pebble.FormatNewest,
-		Logger:                      pebbleLog{log},
-		FS:                          vfs.Default, // without the watch for slow disks, whose goroutine would outlive a failed open
+		Logger:                      pebbleLog{log, x.giveUp},
+		FS:                          sinkFS{vfs.Default, x}, // without the watch for slow disks, whose goroutine would outlive a failed open
 		// Entries in memory are lost by a crash. They are hints; a log of them would cost as much as they are worth.
-		DisableWAL: true,
-		EventListener: &pebble.EventListener{DataCorruption: func(i pebble.DataCorruptionInfo) {
-			log.Warn("dedup index is damaged and unused until the next start", "error", i.String())
-			x.giveUp()
-		}},
+		DisableWAL:        true,
+		DisableTableStats: true, // nobody asks, and a table that a full disk has cut short must not be looked at
+		EventListener: &pebble.EventListener{
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { x.giveUp(errors.New(i.String())) },
+			BackgroundError: func(err error) { log.Debug("dedup index", "error", err) },
+		},
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	x.db, err = pebble.Open(x.dir, o)
+	x.use.Lock() // who gives up meanwhile closes it afterwards
+	defer x.use.Unlock()
+	err = errors.New("the library gave up")
+	// A damaged file may make the library panic; the answer is the same as to an error.
+	if p := apart(func() { x.db, err = pebble.Open(x.dir, o) }); p != nil {
+		err = fmt.Errorf("open: %v", p)
+	}
 	return err
 }
 
-// giveUp stops using the index and has the next start rebuild it.
-func (x *Index) giveUp() {
-	if !x.bad.Swap(true) {
-		_ = os.WriteFile(filepath.Join(x.dir, badMark), nil, 0o600)
+// apart runs fn in a goroutine of its own, which a panic, or the library's last word (pebbleLog.Fatalf), ends without harm to the caller.
+func apart(fn func()) (panicked any) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { panicked = recover() }()
+		fn()
+	}()
+	<-done
+	return panicked
+}
+
+// using runs fn with the store, if it is still in use.
+func (x *Index) using(fn func(db *pebble.DB) error) {
+	if x.bad.Load() {
+		return
 	}
+	x.use.RLock()
+	defer x.use.RUnlock()
+	if x.db == nil {
+		return
+	}
+	err := errors.New("the library gave up")
+	if p := apart(func() { err = fn(x.db) }); p != nil {
+		err = fmt.Errorf("%v", p)
+	}
+	if err != nil {
+		x.giveUp(err)
+	}
+}
+
+// giveUp stops using the index: it is closed and removed, and the next start makes a new one. Nothing else depends on it. Any goroutine of the
+// library may call this, with any of its locks held.
+func (x *Index) giveUp(why error) {
+	if x.bad.Swap(true) {
+		return
+	}
+	x.log.Error("dedup index is given up until the next start: everything is sent, nothing is lost", "dir", x.dir, "error", why)
+	_ = os.WriteFile(filepath.Join(x.dir, badMark), nil, 0o600)
+	go func() {
+		defer close(x.end)
+		x.use.Lock()
+		defer x.use.Unlock()
+		if db := x.db; db != nil {
+			x.db = nil
+			apart(func() { _ = db.Close() })
+			_ = os.RemoveAll(x.dir) // it may be what fills the disk
+		}
+	}()
 }
 
 // room tells whether the state disk can take more of the index; looked at once a second.
@@ -117,7 +182,7 @@ func (x *Index) room() bool {
 	if now := time.Now(); now.Sub(x.checked) > time.Second {
 		x.checked = now
 		free, _, err := DiskFree(x.dir)
-		x.paused = err != nil || free < indexRoom
+		x.paused = err != nil || free < x.least
 	}
 	return !x.paused
 }
@@ -132,7 +197,10 @@ func DiskFree(path string) (free, total int64, err error) {
 }
 
 // pebbleLog keeps the library's chatter at debug level.
-type pebbleLog struct{ log *slog.Logger }
+type pebbleLog struct {
+	log   *slog.Logger
+	fatal func(error)
+}
 
 func (l pebbleLog) Infof(f string, a ...any) {
 	l.log.Debug(strings.TrimSpace(fmt.Sprintf(f, a...)), "from", "index")
@@ -140,8 +208,11 @@ func (l pebbleLog) Infof(f string, a ...any) {
 func (l pebbleLog) Errorf(f string, a ...any) {
 	l.log.Warn(strings.TrimSpace(fmt.Sprintf(f, a...)), "from", "index")
 }
+
+// Fatalf ends the goroutine that the library cannot go on in, not the process.
 func (l pebbleLog) Fatalf(f string, a ...any) {
-	panic(fmt.Sprintf("dedup index: "+f, a...))
+	l.fatal(fmt.Errorf(f, a...))
+	runtime.Goexit()
 }
 
 func appendKey(b []byte, tenant string, d digest.Digest) []byte {
@@ -153,25 +224,24 @@ func appendKey(b []byte, tenant string, d digest.Digest) []byte {
 // Lookup fills out[i] with the place of ds[i], or the zero Place. Damage means "not found".
 func (x *Index) Lookup(tenant string, ds []digest.Digest, out []Place) {
 	clear(out)
-	if x.bad.Load() {
-		return
-	}
-	key := make([]byte, 0, 160)
-	for i, d := range ds {
-		key = appendKey(key[:0], tenant, d)
-		v, closer, err := x.db.Get(key)
-		if errors.Is(err, pebble.ErrNotFound) {
-			continue
+	x.using(func(db *pebble.DB) error {
+		key := make([]byte, 0, 160)
+		for i, d := range ds {
+			key = appendKey(key[:0], tenant, d)
+			v, closer, err := db.Get(key)
+			if errors.Is(err, pebble.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if len(v) == 12 {
+				out[i] = Place{binary.BigEndian.Uint32(v), int64(binary.BigEndian.Uint64(v[4:]))}
+			}
+			_ = closer.Close()
 		}
-		if err != nil {
-			x.giveUp()
-			return
-		}
-		if len(v) == 12 {
-			out[i] = Place{binary.BigEndian.Uint32(v), int64(binary.BigEndian.Uint64(v[4:]))}
-		}
-		_ = closer.Close()
-	}
+		return nil
+	})
 }
 
 // Add tells that the flow's leaves from first hold ds. Unknown, Free and skip (the leaf of zeros) are left out.
@@ -179,36 +249,50 @@ func (x *Index) Add(tenant string, flow uint32, first int64, ds []digest.Digest,
 	if x.bad.Load() || !x.room() {
 		return
 	}
-	b := x.db.NewBatch()
-	defer b.Close()
-	key := make([]byte, 0, 160)
-	var v [12]byte
-	binary.BigEndian.PutUint32(v[:], flow)
-	for i, d := range ds {
-		if d == digest.Unknown || d == digest.Free || d == skip {
-			continue
+	x.using(func(db *pebble.DB) error {
+		b := db.NewBatch()
+		defer b.Close()
+		key := make([]byte, 0, 160)
+		var v [12]byte
+		binary.BigEndian.PutUint32(v[:], flow)
+		for i, d := range ds {
+			if d == digest.Unknown || d == digest.Free || d == skip {
+				continue
+			}
+			binary.BigEndian.PutUint64(v[4:], uint64(first)+uint64(i))
+			key = appendKey(key[:0], tenant, d)
+			if err := b.Set(key, v[:], nil); err != nil {
+				return err
+			}
 		}
-		binary.BigEndian.PutUint64(v[4:], uint64(first)+uint64(i))
-		key = appendKey(key[:0], tenant, d)
-		if err := b.Set(key, v[:], nil); err != nil {
-			x.giveUp()
-			return
+		if b.Empty() {
+			return nil
 		}
-	}
-	if b.Empty() {
-		return
-	}
-	if err := x.db.Apply(b, pebble.NoSync); err != nil {
-		x.giveUp()
-	}
+		return db.Apply(b, pebble.NoSync)
+	})
 }
 
 // Close writes out what is in memory, room permitting, and closes the index.
 func (x *Index) Close() error {
 	if !x.bad.Load() && x.room() {
-		if err := x.db.Flush(); err != nil {
-			x.giveUp()
-		}
+		x.using(func(db *pebble.DB) error { return db.Flush() })
 	}
-	return x.db.Close()
+	if x.bad.Load() {
+		select {
+		case <-x.end:
+		case <-time.After(endLimit): // a goroutine of the library keeps what it holds; nobody needs it
+		}
+		return nil
+	}
+	x.use.Lock()
+	defer x.use.Unlock()
+	db := x.db
+	if x.db = nil; db == nil {
+		return nil
+	}
+	err := errors.New("dedup index: the library gave up")
+	if p := apart(func() { err = db.Close() }); p != nil {
+		err = fmt.Errorf("close the dedup index: %v", p)
+	}
+	return err
 }
