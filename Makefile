@@ -20,7 +20,7 @@ e2e_packages := qemu-system-x86 mmdebstrap zstd lvm2 xfsprogs
 generate_packages := clang-14 llvm-14 libbpf-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo lint generate soak bench e2e e2e-server install install-files completions deb clean deps deps-generate fuzz
+.PHONY: build test demo lint generate monitoring soak bench e2e e2e-server install install-files completions deb clean deps deps-generate fuzz
 
 build:
 	$(go_build) -o bin/ ./cmd/...
@@ -61,6 +61,10 @@ lint:
 # The compiled eBPF objects are committed; this makes them again, byte for byte with the same clang.
 generate: deps-generate
 	$(GO) generate ./...
+
+monitoring: deps build
+	@.ci/mounts
+	bin/moverbench monitoring
 
 soak: deps build
 	@.ci/mounts

@@ -41,13 +41,13 @@ func (r *Rig) StartGateway() error {
   state: %s
   run: %s
   socket: %s
-  metrics: {listen: "off"}
+  metrics: {listen: "%s"}
   tls: {ca: %s, cert: %s, key: %s}
   memory: %s
   log-limit: %s
   flows:
     - {tenant: demo, host: web1, name: %s, target: %s, create: %v}
-`, addr, or(r.o.RedoDir, r.path("gw-state")), r.path("gw-run"), r.path("gateway.sock"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"),
+`, addr, or(r.o.RedoDir, r.path("gw-state")), r.path("gw-run"), r.path("gateway.sock"), or(r.o.GatewayMetrics, "off"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"),
 			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"), flowName, r.o.Target, r.o.Create)
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err
@@ -70,7 +70,7 @@ func (r *Rig) StartSource() error {
   state: %s
   run: %s
   socket: %s
-  metrics: {listen: "off"}
+  metrics: {listen: "%s"}
   gateway: {address: %s, name: 127.0.0.1, ca: %s, cert: %s, key: %s, connections: %d}
   limits: {memory: %s}
   compression: %s
@@ -79,7 +79,7 @@ func (r *Rig) StartSource() error {
     - name: %s
       volume: %s
       interval: %s
-%s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
+%s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), or(r.o.SourceMetrics, "off"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
 			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), flowName, r.o.Volume, or(r.o.Interval, "1s"),
 			cutover(r.o))
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {

@@ -49,6 +49,8 @@ type RigOptions struct {
 	StartHook   []string
 	Group       string // "": none; else the flow is the group "server" with this for its snapshot
 	RedoDir     string // where the gateway keeps its state; default below Dir
+
+	SourceMetrics, GatewayMetrics string // addresses of the metrics; default off
 }
 
 // NewRig makes folders and certificates. Close ends what was started.

@@ -21,7 +21,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), soak(), move(), perf(), wrong(), churnCommand(), table())
+	root.AddCommand(demo(), monitoring(), soak(), move(), perf(), wrong(), churnCommand(), table())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
@@ -43,6 +43,21 @@ func demo() *cobra.Command {
 			}
 			return bench.Demo(cmd.Context(), dir, cmd.OutOrStdout())
 		}}
+}
+
+func monitoring() *cobra.Command {
+	var rules, dashboard string
+	cmd := &cobra.Command{Use: "monitoring", Short: "let a real Prometheus scrape both daemons and judge the alert rules", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			return bench.Monitoring(cmd.Context(), dir, rules, dashboard, cmd.OutOrStdout())
+		}}
+	cmd.Flags().StringVar(&rules, "rules", "monitoring/alerts.yaml", "alert rules")
+	cmd.Flags().StringVar(&dashboard, "dashboard", "monitoring/grafana.json", "dashboard")
+	return cmd
 }
 
 func churnCommand() *cobra.Command {
