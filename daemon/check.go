@@ -215,7 +215,7 @@ func (c *checks) policy(g *config.Gateway) {
 	}
 }
 
-// points tells how recovery points of a target are kept, or why there are none.
+// points tells how recovery points of a target are kept, or why there are none. Next to an image a reflink copy of a block is tried.
 func (c *checks) points(what string, f config.GatewayFlow) {
 	method := f.Points.Method
 	p, err := openPoints(method, string(f.Target), "", f.Name)
