@@ -322,7 +322,7 @@ func (f *Flow) open(ctx context.Context, p *pass) (committed bool, err error) {
 	m := &wire.Open{Pass: p.id, Kind: uint8(p.kind), Consistency: uint8(p.consistency), Generation: p.generation, Epoch: p.epoch,
 		VolumeSize: uint64(f.deps.Volume.Size()), BlockSize: uint32(f.deps.Volume.BlockSize()), LeafSize: chunker.LeafSize,
 		Estimate: uint64(p.total), Identity: identity(f.deps.Volume)}
-	if p.frozen {
+	if p.frozen && f.frozenNow() {
 		m.Flags |= wire.FlagFrozen
 	}
 	if p.reclaim {
