@@ -3,6 +3,7 @@
 package lvmsnap
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -343,11 +344,29 @@ func TestVictim(t *testing.T) {
 	}
 	s, _ := open(t, 0)
 	for {
+		fmt.Println("preparing")
 		must(t, s.Prepare(context.Background()))
+		fmt.Println("prepared")
 		must(t, s.Snap(context.Background()))
-		time.Sleep(20 * time.Millisecond)
+		fmt.Println("snapped")
+		time.Sleep(200 * time.Millisecond)
+		fmt.Println("dropping")
 		must(t, s.Drop(context.Background()))
 	}
+}
+
+// killAt kills the victim some time after it has said what it does.
+func killAt(t *testing.T, what string, within time.Duration) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestVictim$", "-victim", path, "-disks", *vmDisks)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	for lines := bufio.NewScanner(out); lines.Scan() && lines.Text() != what; {
+	}
+	time.Sleep(rand.N(within))
+	must(t, cmd.Process.Kill())
+	cmd.Wait()
 }
 
 // TestKill: killed at any instant, the volume works, and the next start leaves nothing.
@@ -361,12 +380,17 @@ func TestKill(t *testing.T) {
 	done := write(t, dir, &stop)
 	defer func() { stop.Store(true); t.Logf("%d writes", <-done) }()
 	found := map[string]int{}
-	for i := range rounds(25) {
-		cmd := exec.Command(os.Args[0], "-test.run", "^TestVictim$", "-victim", path, "-disks", *vmDisks)
-		must(t, cmd.Start())
-		time.Sleep(time.Second + rand.N(7*time.Second)) // an emulated guest needs seconds for each of LVM's commands
-		must(t, cmd.Process.Kill())
-		cmd.Wait()
+	for i := range rounds(24) {
+		switch i % 4 {
+		case 0:
+			killAt(t, "preparing", 4*time.Second) // an emulated guest needs seconds for LVM's commands
+		case 1:
+			killAt(t, "prepared", 40*time.Millisecond)
+		case 2:
+			killAt(t, "snapped", 200*time.Millisecond)
+		case 3:
+			killAt(t, "dropping", 2*time.Second)
+		}
 		found[strings.Join(layers(t), " ")]++
 		probe := filepath.Join(dir, fmt.Sprint(i))
 		must(t, os.WriteFile(probe, []byte("x"), 0o600))
@@ -383,6 +407,11 @@ func TestKill(t *testing.T) {
 		}
 	}
 	t.Logf("found after kills: %v", found)
+	for _, want := range []string{"snapshot-origin", "linear"} {
+		if !strings.Contains(fmt.Sprint(found), want) {
+			t.Errorf("no kill left the volume with a table of type %s", want)
+		}
+	}
 }
 
 // layers tells what stands of a view.
