@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 		freeze.GuardianMain()
 		return
 	}
+	if conf := os.Getenv(asSource); conf != "" {
+		os.Exit(sourceMain(conf))
+	}
 	os.Exit(m.Run())
 }
 
