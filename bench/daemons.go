@@ -46,9 +46,15 @@ func (r *Rig) StartGateway() error {
   memory: %s
   log-limit: %s
   flows:
-    - {tenant: demo, host: web1, name: %s, target: %s, create: %v}
 `, addr, or(r.o.RedoDir, r.path("gw-state")), r.path("gw-run"), r.path("gateway.sock"), or(r.o.GatewayMetrics, "off"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"),
-			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"), flowName, r.o.Target, r.o.Create)
+			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"))
+		for _, d := range r.o.disks() {
+			text += fmt.Sprintf("    - {tenant: demo, host: web1, name: %s, target: %s, create: %v", d.Name, d.Target, r.o.Create)
+			if r.o.Points != "" {
+				text += ", points: " + r.o.Points
+			}
+			text += "}\n"
+		}
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -75,13 +81,8 @@ func (r *Rig) StartSource() error {
   limits: {memory: %s}
   compression: %s
   tracking: {pin-dir: %s}
-  flows:
-    - name: %s
-      volume: %s
-      interval: %s
 %s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), or(r.o.SourceMetrics, "off"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
-			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), flowName, r.o.Volume, or(r.o.Interval, "1s"),
-			cutover(r.o))
+			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), sourceFlows(r.o))
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -92,13 +93,28 @@ func (r *Rig) StartSource() error {
 	return err
 }
 
-// cutover is the rest of the config: of the flow, or of the group that it is.
-func cutover(o RigOptions) string {
-	how := fmt.Sprintf("cutover: {limit: %s, freeze-deadline: %s, leave: %s%s}", or(o.Limit, "1s"), or(o.Deadline, "10s"), or(o.Leave, "frozen"), hooks(o))
-	if o.Group == "" {
-		return "      " + how + "\n"
+// sourceFlows are the flows and the group of the source's config.
+func sourceFlows(o RigOptions) string {
+	cutover := fmt.Sprintf("cutover: {limit: %s, freeze-deadline: %s, leave: %s%s}\n", or(o.Limit, "1s"), or(o.Deadline, "10s"), or(o.Leave, "frozen"), hooks(o))
+	text, names := "  flows:\n", ""
+	for _, d := range o.disks() {
+		text += fmt.Sprintf("    - name: %s\n      volume: %s\n      interval: %s\n", d.Name, d.Volume, or(o.Interval, "1s"))
+		if !o.grouped() {
+			text += "      " + cutover
+		}
+		names += d.Name + ", "
 	}
-	return fmt.Sprintf("  groups:\n    - {name: %s, flows: [%s], snapshot: %s, %s}\n", groupName, flowName, o.Group, how)
+	if !o.grouped() {
+		return text
+	}
+	text += fmt.Sprintf("  groups:\n    - name: %s\n      flows: [%s]\n      %s", groupName, strings.TrimSuffix(names, ", "), cutover)
+	if o.Group != "" {
+		text += "      snapshot: " + o.Group + "\n"
+	}
+	if o.Hooks != "" {
+		text += "      hooks: " + o.Hooks + "\n"
+	}
+	return text
 }
 
 func hooks(o RigOptions) string {

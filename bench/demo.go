@@ -140,7 +140,7 @@ func (r *Rig) Writer(ctx context.Context, args ...string) (*Proc, error) {
 // Cutover runs moverctl cutover; its progress goes to w as a user sees it. The report comes from its JSON form, which is asked for afterwards.
 func (r *Rig) Cutover(ctx context.Context, w io.Writer, args ...string) (*mover.Report, error) {
 	file := r.path("report.json")
-	cmd := exec.CommandContext(ctx, filepath.Join(r.Bin, "moverctl"), append([]string{"--socket", r.path("source.sock"), "cutover", flowName, "--yes", "--report", file}, args...)...)
+	cmd := exec.CommandContext(ctx, filepath.Join(r.Bin, "moverctl"), append([]string{"--socket", r.path("source.sock"), "cutover", r.o.unit(), "--yes", "--report", file}, args...)...)
 	var msg tail
 	cmd.Stdout, cmd.Stderr = &indenter{w: w, start: true}, &msg
 	if err := cmd.Run(); err != nil {

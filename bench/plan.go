@@ -9,7 +9,7 @@ import (
 // plan is all that is random about a soak run; it follows from the seed.
 type plan struct {
 	seed         uint64
-	fs           string // ext4, xfs, btrfs, raw
+	fs           string // ext4, xfs, raw
 	size         int64
 	sector       int
 	early        bool // the writer begins before tracking does
@@ -46,7 +46,7 @@ type fault struct {
 func newPlan(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 0x736f616b))
 	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
-	p := plan{seed: seed, fs: pick("ext4", "ext4", "xfs", "btrfs", "raw", "raw"), sector: 512, threads: 1 + rng.IntN(3), conns: 2 + rng.IntN(3),
+	p := plan{seed: seed, fs: pick("ext4", "ext4", "xfs", "xfs", "raw", "raw"), sector: 512, threads: 1 + rng.IntN(3), conns: 2 + rng.IntN(3),
 		rate: pick("4MiB", "16MiB", "40MiB"), interval: pick("0s", "0s", "200ms"), logLimit: pick("16MiB", "64MiB", "64MiB"),
 		early: rng.IntN(3) == 0}
 	p.size = map[string]int64{"ext4": 160 << 20, "xfs": 320 << 20, "btrfs": 200 << 20, "raw": 96<<20 + 512*rng.Int64N(64)}[p.fs]

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,8 +50,33 @@ type RigOptions struct {
 	StartHook   []string
 	Group       string // "": none; else the flow is the group "server" with this for its snapshot
 	RedoDir     string // where the gateway keeps its state; default below Dir
+	Disks       []RigDisk
+	Points      string // of every flow at the gateway, as in its config
+	Hooks       string // of the group, as in the source's config
 
 	SourceMetrics, GatewayMetrics string // addresses of the metrics; default off
+}
+
+// RigDisk is one flow of a rig. Several are one group, groupName.
+type RigDisk struct{ Name, Volume, Target string }
+
+// disks are the rig's flows.
+func (o RigOptions) disks() []RigDisk {
+	if len(o.Disks) == 0 {
+		return []RigDisk{{flowName, o.Volume, o.Target}}
+	}
+	return o.Disks
+}
+
+// grouped tells whether the flows are a group.
+func (o RigOptions) grouped() bool { return len(o.Disks) > 1 || o.Group != "" }
+
+// unit is what is cut over at once: the flow or the group.
+func (o RigOptions) unit() string {
+	if o.grouped() {
+		return groupName
+	}
+	return o.disks()[0].Name
 }
 
 // NewRig makes folders and certificates. Close ends what was started.
@@ -164,20 +190,57 @@ func (r *Rig) Ctl(ctx context.Context, role string, args ...string) ([]byte, err
 	return out.Bytes(), nil
 }
 
-// Status of the rig's flow at one end.
+// Statuses of the rig's flows at one end, asked for without a process for it.
+func (r *Rig) Statuses(ctx context.Context, role string) (all []mover.Status, err error) {
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", r.path(role+".sock"))
+	}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://moverd/v1/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
+		return nil, fmt.Errorf("status of %s: %w", role, err)
+	}
+	return all, nil
+}
+
+// Status of the rig's only flow at one end.
 func (r *Rig) Status(ctx context.Context, role string) (mover.Status, error) {
-	out, err := r.Ctl(ctx, role, "status", "-o", "json")
+	all, err := r.Statuses(ctx, role)
 	if err != nil {
 		return mover.Status{}, err
-	}
-	var all []mover.Status
-	if err := json.Unmarshal(out, &all); err != nil {
-		return mover.Status{}, fmt.Errorf("status of %s: %w", role, err)
 	}
 	if len(all) != 1 {
 		return mover.Status{}, fmt.Errorf("status of %s: %d flows, want 1", role, len(all))
 	}
 	return all[0], nil
+}
+
+// AwaitAll polls until ok says so of every flow.
+func (r *Rig) AwaitAll(ctx context.Context, role, what string, limit time.Duration, ok func(mover.Status) bool) error {
+	end := time.Now().Add(limit)
+	for {
+		all, err := r.Statuses(ctx, role)
+		good := err == nil && len(all) == len(r.o.disks())
+		for _, st := range all {
+			good = good && ok(st)
+		}
+		if good {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s did not become %s within %v: %v %+v\n%s", role, what, limit, err, all, r.Log(role))
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // Await polls the status until ok says so.

@@ -22,11 +22,47 @@ type SoakOptions struct {
 	Keep     bool // leave the folder of a failed run
 }
 
-// Soak moves disks under random writers and random faults, and compares every byte after each cutover.
+// soakRun is one run of a campaign: of a single disk (soak) or of a group with points and restores (mix).
+type soakRun interface {
+	run(ctx context.Context, bin string) error
+	outcome() outcome
+}
+
+// outcome is what a run has done.
+type outcome struct {
+	text                     string
+	events                   []string
+	gap                      string // why the source last lost its history
+	kills, cuts, checked     int64
+	points, unseen, restored int64
+	ended                    int64 // daemons that ended by themselves
+}
+
+func (o *outcome) add(x outcome) {
+	o.kills += x.kills
+	o.cuts += x.cuts
+	o.checked += x.checked
+	o.points += x.points
+	o.unseen += x.unseen
+	o.restored += x.restored
+	o.ended += x.ended
+}
+
+// newSoakRun: of five runs three are of groups.
+func newSoakRun(seed uint64, keep bool) soakRun {
+	if seed%5 < 2 {
+		return &soak{plan: newPlan(seed), keep: keep}
+	}
+	return &mix{plan: newMixPlan(seed), keep: keep}
+}
+
+// Soak moves disks under random writers and random faults, and compares every byte after each cutover, and of each restored point.
 func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *Results) error {
-	var next, passed, kills, cuts, checked, gaps atomic.Int64
-	var mu sync.Mutex // guards w and failed
+	var next atomic.Int64
+	var mu sync.Mutex // guards w and all below
 	var failed []uint64
+	var sum outcome
+	var passed, gaps int
 	var wg sync.WaitGroup
 	start := time.Now()
 	for range max(1, o.Parallel) {
@@ -36,23 +72,25 @@ func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *
 				if i >= int64(o.Runs) {
 					return
 				}
-				s := &soak{plan: newPlan(o.Seed + uint64(i)), keep: o.Keep}
+				seed := o.Seed + uint64(i)
+				s := newSoakRun(seed, o.Keep)
 				began := time.Now()
 				err := s.run(ctx, bin)
-				kills.Add(s.kills)
-				cuts.Add(s.cuts)
-				checked.Add(int64(s.checked))
+				out := s.outcome()
 				mu.Lock()
+				sum.add(out)
 				if err != nil {
-					failed = append(failed, s.plan.seed)
-					fmt.Fprintf(w, "seed %d FAILED (%v)\n  events: %v\n  %v\n", s.plan.seed, s.plan, s.events, err)
+					failed = append(failed, seed)
+					fmt.Fprintf(w, "seed %d FAILED after %.1f s (%s)\n  events: %q\n  %v\n", seed, time.Since(began).Seconds(), out.text, out.events, err)
 				} else {
-					passed.Add(1)
-					fmt.Fprintf(w, "seed %d ok in %.1f s: %v; pause %.0f ms, %d passes, %d rescans\n", s.plan.seed, time.Since(began).Seconds(), s.plan,
-						s.report.Pause*1000, s.passes, s.rescans)
-					if s.gap != "" {
-						gaps.Add(1)
-						fmt.Fprintf(w, "  gap: %s\n", s.gap)
+					passed++
+					fmt.Fprintf(w, "seed %d ok in %.1f s: %s\n", seed, time.Since(began).Seconds(), out.text)
+					if out.ended > 0 {
+						fmt.Fprintf(w, "  a daemon ended by itself: %q\n", out.events)
+					}
+					if out.gap != "" {
+						gaps++
+						fmt.Fprintf(w, "  gap: %s\n", out.gap)
 					}
 				}
 				mu.Unlock()
@@ -60,14 +98,16 @@ func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *
 		})
 	}
 	wg.Wait()
-	fmt.Fprintf(w, "\n%d of %d cutovers equal in every byte, in %.0f s; %d kills, %d cut lines, %d acknowledged writes looked up\n",
-		passed.Load(), o.Runs, time.Since(start).Seconds(), kills.Load(), cuts.Load(), checked.Load())
+	fmt.Fprintf(w, "\n%d of %d runs equal in every byte, in %.0f s; %d kills, %d cut lines, %d acknowledged writes looked up; %d points taken, %d restored and equal, %d not seen by the bench; %d daemons ended by themselves\n",
+		passed, o.Runs, time.Since(start).Seconds(), sum.kills, sum.cuts, sum.checked, sum.points, sum.restored, sum.unseen, sum.ended)
 	for _, v := range []struct {
 		metric string
 		value  int64
 		unit   string
-	}{{"runs", int64(o.Runs), "runs"}, {"runs with differing bytes or failures", int64(len(failed)), "runs"}, {"kill -9", kills.Load(), "kills"},
-		{"cut connections", cuts.Load(), "cuts"}, {"gaps in the tracked history", gaps.Load(), "gaps"}, {"acknowledged writes looked up", checked.Load(), "writes"}} {
+	}{{"runs", int64(o.Runs), "runs"}, {"runs with differing bytes or failures", int64(len(failed)), "runs"}, {"kill -9", sum.kills, "kills"},
+		{"cut connections", sum.cuts, "cuts"}, {"gaps in the tracked history", int64(gaps), "gaps"}, {"acknowledged writes looked up", sum.checked, "writes"},
+		{"recovery points taken", sum.points, "points"}, {"recovery points restored and equal", sum.restored, "points"},
+		{"daemons that ended by themselves", sum.ended, "times"}} {
 		if results != nil {
 			if err := results.Add("soak", "mover", v.metric, float64(v.value), v.unit); err != nil {
 				return err
@@ -99,6 +139,14 @@ type soak struct {
 	passes, rescans int64
 	gap             string // why the source last lost its history
 	report          *mover.Report
+}
+
+func (s *soak) outcome() outcome {
+	o := outcome{text: s.plan.String(), events: s.events, gap: s.gap, kills: s.kills, cuts: s.cuts, checked: int64(s.checked)}
+	if s.report != nil {
+		o.text += fmt.Sprintf("; pause %.0f ms, %d passes, %d rescans", s.report.Pause*1000, s.passes, s.rescans)
+	}
+	return o
 }
 
 func (s *soak) run(ctx context.Context, bin string) (err error) {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), monitoring(), soak(), move(), perf(), wrong(), churnCommand(), table())
+	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), wrong(), churnCommand(), table())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
@@ -124,6 +125,61 @@ func soak() *cobra.Command {
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of the first run; the next ones follow")
 	f.IntVar(&o.Parallel, "parallel", 2, "runs at the same time")
 	f.BoolVar(&o.Keep, "keep", false, "leave the folder and devices of a failed run")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
+}
+
+// resultsIn begins a file of results; no name: none.
+func resultsIn(path string) (*bench.Results, error) {
+	if path == "" {
+		return nil, nil
+	}
+	return bench.NewResults(path)
+}
+
+func freezes() *cobra.Command {
+	o := bench.FreezesOptions{}
+	var out string
+	cmd := &cobra.Command{Use: "freezes", Short: "kill the source at random moments inside of freezes, and measure how long writers stand still", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			results, err := resultsIn(out)
+			if err != nil {
+				return err
+			}
+			return bench.Freezes(cmd.Context(), dir, o, cmd.OutOrStdout(), results)
+		}}
+	f := cmd.Flags()
+	f.IntVar(&o.Runs, "runs", 200, "how many freezes")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random choices")
+	f.IntVar(&o.Parallel, "parallel", 6, "servers at the same time")
+	f.DurationVar(&o.Deadline, "deadline", 3*time.Second, "of each freeze")
+	f.BoolVar(&o.Points, "points", true, "freeze for points as well as for rehearsals")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
+}
+
+func order() *cobra.Command {
+	o := bench.OrderOptions{}
+	var out string
+	cmd := &cobra.Command{Use: "order", Short: "write to four disks in one order, and look whether every moment that is kept is a prefix of it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			results, err := resultsIn(out)
+			if err != nil {
+				return err
+			}
+			return bench.Order(cmd.Context(), dir, o, cmd.OutOrStdout(), results)
+		}}
+	f := cmd.Flags()
+	f.IntVar(&o.Moments, "moments", 200, "how many moments")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random choices")
 	f.StringVar(&out, "results", "", "file for the results, JSON lines")
 	return cmd
 }
