@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +21,10 @@ import (
 // audited is a role whose verbs and states go into the trail.
 type audited struct {
 	role
-	log  *Log // with trail and history
-	door *door
-	conf *config.Config
+	log    *Log // with trail and history
+	door   *door
+	conf   *config.Config
+	groups []config.Group
 
 	mu     sync.Mutex      // guards all below
 	parked map[string]bool // flows that an earlier process left frozen: each has a hold of its own
@@ -38,6 +40,7 @@ func openTrail(o *Options, p place) (*audited, error) {
 	a := &audited{conf: o.Config, parked: map[string]bool{}, door: newDoor()}
 	a.log = &Log{Logger: o.Log.Logger, buf: o.Log.buf, trail: t, past: past, later: make(chan audit.Record, laterQueue)}
 	if o.Role == Source {
+		a.groups = o.Config.Source.Groups
 		for _, f := range o.Config.Source.Flows {
 			if r, err := recorded(p.run, f.Name); err == nil && r != nil && r.Left == "frozen" {
 				a.parked[f.Name] = true
@@ -151,7 +154,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 		}
 	}
 	switch verb {
-	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw: // harmless, or must not be held up
+	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw, control.Point: // harmless, or must not be held up
 		a.note(asked)
 	default:
 		if err := a.log.trail.Require(asked); err != nil {
@@ -160,7 +163,9 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 	}
 	result, err := a.role.Do(ctx, verb, r, progress)
 	if err == nil && (verb == control.Thaw || verb == control.Rollback) {
-		a.unpark(r.Flow)
+		for _, flow := range a.frozenWith(r.Flow) {
+			a.unpark(flow)
+		}
 	}
 	a.log.append(audit.Record{Actor: actor, Event: verb + ends, Flow: r.Flow, Details: outcome(result, err)})
 	a.log.note(ended(actor, verb, r.Flow, result, err))
@@ -189,6 +194,16 @@ func outcome(result control.Result, err error) map[string]any {
 		d["generation"], d["epoch"], d["consistency"] = r.Generation, r.Epoch, r.Consistency
 	}
 	return d
+}
+
+// frozenWith is the flows that are thawed with the one, or the group, of that name.
+func (a *audited) frozenWith(name string) []string {
+	for _, g := range a.groups {
+		if g.Name == name || slices.Contains(g.Flows, name) {
+			return g.Flows
+		}
+	}
+	return []string{name}
 }
 
 func (a *audited) unpark(flow string) {

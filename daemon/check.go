@@ -78,7 +78,42 @@ func (c *checks) source(ctx context.Context, s *config.Source) {
 	}
 	c.reach(ctx, s, files)
 	for _, f := range s.Flows {
+		if g := s.GroupOf(f.Name); g != nil {
+			f.Cutover = g.Cutover
+		}
 		c.volume("flow "+f.Name, f)
+	}
+	c.groups(s)
+}
+
+// groups tells what stands still together, and what should and does not.
+func (c *checks) groups(s *config.Source) {
+	var parts []part
+	for _, f := range s.Flows {
+		v, err := disk.OpenVolume(string(f.Volume))
+		if err != nil {
+			continue // told above
+		}
+		unit := "flow " + f.Name
+		if g := s.GroupOf(f.Name); g != nil {
+			unit = "group " + g.Name
+		}
+		parts = append(parts, part{f.Name, unit, extents(v)})
+		v.Close()
+	}
+	for _, g := range s.Groups {
+		every := "points when asked"
+		if g.Points.Every > 0 {
+			every = fmt.Sprintf("a point every %v", time.Duration(g.Points.Every))
+		}
+		c.ok("group "+g.Name, "%s stand still at one moment, %s", strings.Join(g.Flows, ", "), every)
+	}
+	shared, err := sharing(parts)
+	if err != nil {
+		c.bad("groups", err)
+	}
+	for _, sh := range shared {
+		c.bad("groups", fmt.Errorf("%s: %w", sh.text, sentinel.ErrRefused))
 	}
 }
 

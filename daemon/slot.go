@@ -10,11 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/blockdev/cbt"
@@ -42,6 +39,9 @@ type slot struct {
 	log      *slog.Logger
 	machine  machine       // no flow is opened on another one
 	again    chan struct{} // capacity 1: the operator wants another try
+	unit     *unit
+
+	untracked chan struct{} // closed when the flow was finished and nothing of it runs any more
 
 	mu      sync.Mutex // guards all below
 	flow    *sender.Flow
@@ -52,6 +52,8 @@ type slot struct {
 	limits  *config.Limits // that a reload gave
 	freezer *freezer
 	parked  *mover.Report // an earlier process cut over and left frozen; the flow does not run until a rollback
+	ended   time.Time     // the flow was finished: it never runs again
+	stop    func()        // ends the flow that runs
 }
 
 // retryEvery is how often a volume that is away is looked for.
@@ -59,7 +61,17 @@ const retryEvery = 30 * time.Second
 
 // open makes a flow. The volume's identity and size are known before anything else is touched.
 func (p *slot) open(ctx context.Context) error {
-	flow, err := p.build(ctx)
+	ended, err := readFinished(string(p.c.Run), string(p.c.State), p.f.Name)
+	if err == nil && !ended.IsZero() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.ended = ended
+		return nil
+	}
+	var flow *sender.Flow
+	if err == nil {
+		flow, err = p.build(ctx)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -110,9 +122,12 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the flow's folder: %w", err), t.Close())
 	}
-	fr := newFreezer(v, p.f, run, p.log)
+	fr := p.unit.shared
+	if fr == nil {
+		fr = newFreezer(v, p.f, run, p.log)
+	}
 	flow, err := sender.New(p.config(), sender.Deps{
-		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: fr, Buffers: p.buffers, Log: p.o.Log.Logger, Priority: p.priority,
+		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: stopper{fr}, Buffers: p.buffers, Log: p.o.Log.Logger, Priority: p.priority,
 		Table: filepath.Join(dir, "table"),
 		Dial:  func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.c.Gateway.Address, p.tls) },
 		Quiet: p.o.Log.quiet(),
@@ -175,22 +190,41 @@ func (p *slot) ebpf(v *disk.Volume) (blockdev.Tracker, error) {
 func (p *slot) run(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		flow, parked := p.flow, p.parked != nil
+		flow, parked, ended := p.flow, p.parked != nil, !p.ended.IsZero()
+		fctx, stop := context.WithCancel(ctx)
+		p.stop = stop
 		p.mu.Unlock()
 		switch {
+		case ended:
+			stop()
+			err := p.untrack()
+			p.mu.Lock()
+			if p.why = err; err != nil {
+				p.log.Error("tracking could not be ended; the next boot ends it", "error", err)
+			}
+			p.mu.Unlock()
+			close(p.untracked)
+			<-ctx.Done()
+			return nil
 		case parked:
+			stop()
 			if !p.unparked(ctx) {
 				return p.close()
 			}
 			continue
 		case flow == nil:
+			stop()
 			if !p.wait(ctx) {
 				return nil
 			}
 			p.open(ctx)
 			continue
 		}
-		err := flow.Run(ctx)
+		err := flow.Run(fctx)
+		stop()
+		if _, ended := p.isFinished(); ended {
+			continue
+		}
 		err = errors.Join(err, p.close())
 		if ctx.Err() != nil {
 			return nil
@@ -276,22 +310,6 @@ func (p *slot) image() bool {
 	return p.volume != nil && p.volume.Device() == 0
 }
 
-// holdsState tells whether the daemon's own state lies on the volume.
-func (p *slot) holdsState() bool {
-	p.mu.Lock()
-	fr := p.freezer
-	p.mu.Unlock()
-	var state unix.Stat_t
-	if fr == nil || unix.Stat(string(p.c.State), &state) != nil {
-		return false
-	}
-	dirs, err := fr.dirs()
-	return err == nil && slices.ContainsFunc(dirs, func(dir string) bool {
-		var st unix.Stat_t
-		return unix.Stat(dir, &st) == nil && st.Dev == state.Dev
-	})
-}
-
 func (p *slot) limit(l config.Limits) {
 	p.mu.Lock()
 	p.limits = &l
@@ -302,7 +320,38 @@ func (p *slot) limit(l config.Limits) {
 	}
 }
 
+// moving is the flow, unless it is not open or stays where a cutover has left it.
+func (p *slot) moving() (*sender.Flow, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !p.ended.IsZero():
+		return nil, fmt.Errorf("flow %s was finished at %s; %s: %w", p.f.Name, p.ended.Format(time.RFC3339), p.anew(), sentinel.ErrRefused)
+	case p.flow == nil:
+		return nil, p.why
+	case p.parked != nil:
+		return nil, fmt.Errorf("flow %s is cut over and left frozen; rollback takes the target back: %w", p.f.Name, sentinel.ErrRefused)
+	}
+	return p.flow, nil
+}
+
+// anew tells how a finished flow is replicated again.
+func (p *slot) anew() string {
+	run, state := finishedPaths(string(p.c.Run), string(p.c.State), p.f.Name)
+	return fmt.Sprintf("to replicate this volume anew, claim a target for it, remove %s and %s, and restart moverd", run, state)
+}
+
+// reason is why there is no flow.
+func (p *slot) reason() error {
+	_, err := p.moving()
+	return err
+}
+
 func (p *slot) status() mover.Status {
+	if at, is := p.isFinished(); is {
+		return mover.Status{Flow: p.f.Name, Role: Source, Device: string(p.f.Volume), State: mover.Done, Since: at, Phase: mover.Released.String(),
+			Reason: "finished: the target is handed over for good, and the source is not tracked any more", Next: "take the flow out of the config"}
+	}
 	flow, why := p.current()
 	if flow != nil {
 		s := flow.Status()
@@ -311,6 +360,9 @@ func (p *slot) status() mover.Status {
 		if r := p.parked; r != nil {
 			s.State, s.Since, s.Reason = mover.Done, r.Ended, fmt.Sprintf("cut over at %s, source left frozen", r.Ended.Format(time.RFC3339))
 			s.Next = "moverctl rollback, to let the source go on instead of the target"
+			if r.Partly {
+				s.State, s.Reason = mover.Stopped, fmt.Sprintf("the cutover of %s was broken off, source left frozen: %s", r.Ended.Format(time.RFC3339), r.Error)
+			}
 		}
 		return s
 	}
@@ -325,21 +377,17 @@ func (p *slot) status() mover.Status {
 	return s
 }
 
-// do runs a verb.
+// do runs a verb that is the flow's alone.
 func (p *slot) do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
-	flow, why := p.current()
-	if flow == nil {
-		if verb == control.Resume {
-			p.wake()
-			return control.Result{Text: r.Flow + " is tried again; see moverctl status"}, nil
+	flow, err := p.moving()
+	if err != nil {
+		if current, _ := p.current(); verb == control.Resume && current == nil {
+			if _, is := p.isFinished(); !is {
+				p.wake()
+				return control.Result{Text: r.Flow + " is tried again; see moverctl status"}, nil
+			}
 		}
-		return control.Result{}, why
-	}
-	p.mu.Lock()
-	parked := p.parked != nil
-	p.mu.Unlock()
-	if parked && verb != control.Rollback && verb != control.Thaw {
-		return control.Result{}, fmt.Errorf("flow %s is cut over and left frozen; rollback takes the target back: %w", r.Flow, sentinel.ErrRefused)
+		return control.Result{}, err
 	}
 	text := func(s string, err error) (control.Result, error) {
 		if err != nil {
@@ -354,22 +402,8 @@ func (p *slot) do(ctx context.Context, verb string, r control.Request, progress 
 		return text("goes on", flow.Resume())
 	case control.Sync:
 		return text("is in sync with what was written before", flow.Sync(ctx))
-	case control.Rollback:
-		if err := p.unpark(); err != nil {
-			return control.Result{}, err
-		}
-		return text("goes on at the source, and is replicated again", flow.Rollback(ctx))
-	case control.Thaw:
-		return text("is thawed", flow.Thaw())
 	case control.Verify:
 		report, err := flow.Verify(ctx, sender.VerifyOptions{All: r.All}, progress)
-		return control.Result{Report: report}, err
-	case control.Cutover:
-		o, err := p.cutover(r)
-		if err != nil {
-			return control.Result{}, err
-		}
-		report, err := flow.Cutover(ctx, o, progress)
 		return control.Result{Report: report}, err
 	}
 	return control.Result{}, usagef("%q is no verb of a source", verb)

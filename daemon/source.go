@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,6 +27,7 @@ type source struct {
 	o       Options
 	buffers *buffers.Pool
 	slots   []*slot
+	units   []*unit
 }
 
 // sourceBuffers and heap share the memory limit: buffers lie outside of Go's heap, and an eighth is left for what neither counts.
@@ -63,14 +63,22 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	}
 	s := &source{o: o, buffers: buffers.New(chunker.GroupSize, sourceBuffers(c))}
 	here := machineOf(string(c.State))
-	var errs []error
-	for _, f := range c.Flows {
-		p := &slot{o: o, c: c, f: f, tls: tls, machine: here, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1),
+	s.newUnits(func(f config.SourceFlow) *slot {
+		return &slot{o: o, c: c, f: f, tls: tls, machine: here, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1), untracked: make(chan struct{}),
 			log: o.Log.With("flow", f.Name)}
+	})
+	var errs []error
+	for _, p := range s.slots {
 		if err := p.open(ctx); err != nil {
 			errs = append(errs, err)
 		}
-		s.slots = append(s.slots, p)
+	}
+	if shared, err := s.sharing(); err != nil {
+		o.Log.Warn("what lies on several volumes could not be looked up", "error", err)
+	} else {
+		for _, sh := range shared {
+			o.Log.Warn("points and cutovers of these flows are refused", "why", sh.text)
+		}
 	}
 	// One volume that is away must not keep the others from being moved; if none is there, the config is of another machine.
 	// A copy of the server that boots elsewhere stands still and says why, instead of being started again and again.
@@ -85,6 +93,11 @@ func (s *source) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, p := range s.slots {
 		g.Go(func() error { return p.run(ctx) })
+	}
+	for _, u := range s.units {
+		if u.schedule.Every > 0 {
+			g.Go(func() error { return u.scheduled(ctx) })
+		}
 	}
 	return g.Wait()
 }
@@ -133,9 +146,18 @@ func (s *source) reload(c *config.Config) error {
 func (s *source) Daemon() control.Daemon { return daemonOf(s.o) }
 
 func (s *source) Status() []mover.Status {
+	of := map[*unit][]mover.Status{}
 	var all []mover.Status
 	for _, p := range s.slots {
 		all = append(all, p.status())
+		of[p.unit] = append(of[p.unit], all[len(all)-1])
+	}
+	views := map[*unit]*mover.Group{}
+	for u, members := range of {
+		views[u] = u.view(members)
+	}
+	for i, p := range s.slots {
+		all[i].Group = views[p.unit]
 	}
 	return all
 }
@@ -145,38 +167,34 @@ func (s *source) Do(ctx context.Context, verb string, r control.Request, progres
 	case control.Claim, control.Points, control.Restore, control.Export, control.Serve:
 		return control.Result{}, usagef("%s is for a gateway; this is a source", verb)
 	}
-	for _, p := range s.slots {
-		if p.f.Name == r.Flow {
-			return p.do(ctx, verb, r, progress)
+	for _, u := range s.units {
+		if u.name == r.Flow {
+			return u.do(ctx, verb, r, progress)
 		}
 	}
-	return control.Result{}, unknownFlow(r.Flow, s.Status())
+	for _, p := range s.slots {
+		if p.f.Name != r.Flow {
+			continue
+		}
+		switch verb {
+		case control.Cutover, control.Point, control.Rollback, control.Finish:
+			return control.Result{}, p.refuseMember(verb)
+		case control.Thaw: // what is frozen is frozen together, and a thaw is not held up
+			return p.unit.thaw()
+		}
+		return p.do(ctx, verb, r, progress)
+	}
+	return control.Result{}, s.unknown(r.Flow)
 }
 
-// cutover merges the request with the config.
-func (p *slot) cutover(r control.Request) (sender.CutoverOptions, error) {
-	c := p.f.Cutover
-	o := sender.CutoverOptions{Limit: time.Duration(c.Limit), Deadline: time.Duration(c.FreezeDeadline), Leave: c.Leave, Rehearse: r.Rehearse}
-	if r.Limit > 0 {
-		o.Limit = time.Duration(r.Limit * float64(time.Second))
+// unknown names the flows and groups that there are.
+func (s *source) unknown(name string) error {
+	text := fmt.Sprintf("there is no flow or group %q; there are", name)
+	for _, p := range s.slots {
+		text += " " + p.f.Name
 	}
-	if r.Deadline > 0 {
-		o.Deadline = time.Duration(r.Deadline * float64(time.Second))
+	for _, g := range s.o.Config.Source.Groups {
+		text += " " + g.Name
 	}
-	if r.Leave != "" {
-		o.Leave = r.Leave
-	}
-	switch {
-	case o.Deadline > 10*time.Minute:
-		return o, usagef("--deadline %v is longer than 10m; a server whose writers stand still that long is down", o.Deadline)
-	case o.Limit > o.Deadline:
-		return o, usagef("--limit %v is longer than the freeze deadline %v; give a longer --deadline", o.Limit, o.Deadline)
-	case o.Leave == "read-only" && p.image():
-		return o, usagef("an image file cannot be left read-only; --leave frozen leaves it to its stop hook")
-	case o.Leave == "read-only" && p.holdsState():
-		return o, usagef("flow %s cannot be left read-only: the state folder %s lies on it and has files open for writing; leave it frozen", p.f.Name, p.c.State)
-	case o.Leave == "stopped" && len(c.StopHook) == 0:
-		return o, usagef("--leave stopped needs a stop-hook in the flow's config")
-	}
-	return o, nil
+	return &usageError{text}
 }

@@ -10,19 +10,19 @@ import (
 
 // Group is how a group stands at the source, or a flow that is in none.
 type Group struct {
-	Name     string    `json:"name"` // "": a flow's own
-	Members  []string  `json:"members"`
-	State    string    `json:"state"` // idle, point, cutover, rehearsal, done, finished
-	Reason   string    `json:"reason,omitempty"`
-	Next     string    `json:"next,omitempty"` // step open to the operator
-	Every    float64   `json:"every_seconds,omitempty"`
-	Due      time.Time `json:"next_point,omitzero"`
-	Moment   *Moment   `json:"moment,omitempty"` // the last one of which every member has a point
-	Taken    int64     `json:"moments"`          // since the start: of which every member has a point
-	Failed   int64     `json:"failed"`           // since the start: that were begun and are not whole
-	Skipped  int64     `json:"skipped"`          // since the start: that were due when none could be taken
-	Trouble  string    `json:"trouble,omitempty"`
-	Finished time.Time `json:"finished,omitzero"`
+	Name     string      `json:"name"` // "": a flow's own
+	Members  []string    `json:"members"`
+	State    string      `json:"state"` // idle, point, cutover, rehearsal, done, finished
+	Reason   string      `json:"reason,omitempty"`
+	Next     string      `json:"next,omitempty"` // step open to the operator
+	Every    float64     `json:"every_seconds,omitempty"`
+	Due      time.Time   `json:"next_point,omitzero"`
+	Moment   *LastMoment `json:"moment,omitempty"` // the last one of which every member has a point
+	Taken    int64       `json:"moments"`          // since the start: of which every member has a point
+	Failed   int64       `json:"failed"`           // since the start: that were begun and are not whole
+	Skipped  int64       `json:"skipped"`          // since the start: that were due when none could be taken
+	Trouble  string      `json:"trouble,omitempty"`
+	Finished time.Time   `json:"finished,omitzero"`
 }
 
 // LastMoment is a moment as the source knows it.

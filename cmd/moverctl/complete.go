@@ -17,7 +17,7 @@ func (a *app) completeFlows(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		a.completeFlows(sub)
 	}
-	args := strings.Fields(c.Use)
+	args := strings.FieldsFunc(c.Use, func(r rune) bool { return r == ' ' || r == '|' })
 	if c.ValidArgsFunction != nil || !slices.ContainsFunc(args, func(s string) bool {
 		s = strings.Trim(s, "[]|.")
 		return s == "FLOW" || s == "GROUP" || s == "TENANT/HOST/NAME"
@@ -48,9 +48,14 @@ func (a *app) flowNames(ctx context.Context) (names []string) {
 		if err != nil {
 			continue
 		}
+		var groups []string
 		for _, s := range all {
 			names = append(names, s.Flow+"\t"+string(s.State))
+			if g := s.Group; g != nil && g.Name != "" {
+				groups = append(groups, g.Name+"\tgroup, "+g.State)
+			}
 		}
+		names = append(names, slices.Compact(groups)...)
 	}
 	return names
 }

@@ -20,12 +20,13 @@ func (a *app) cutoverCmd() *cobra.Command {
 	var limit, deadline time.Duration
 	var leave, file string
 	c := &cobra.Command{
-		Use:   "cutover FLOW",
+		Use:   "cutover FLOW|GROUP",
 		Short: "Stop the writers, send the last changes, compare both ends, hand the target over",
 		Long: `Passes run until the rest is small enough for the limit; then the filesystems are frozen (or the stop hook runs), the last changes are
 sent, and both ends are read back and compared. The report tells how long the writers stood still.
+The flows of a group are cut over at one moment, and only together.
 Interrupting moverctl ends a cutover before the freeze; after it the cutover goes on to its end.`,
-		Args: exactly("FLOW"),
+		Args: exactly("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if leave != "" && !slices.Contains([]string{"frozen", "read-only", "stopped"}, leave) {
 				return usagef("--leave %s: is none of frozen, read-only, stopped", leave)
@@ -54,13 +55,37 @@ Interrupting moverctl ends a cutover before the freeze; after it the cutover goe
 	return c
 }
 
+func (a *app) pointCmd() *cobra.Command {
+	var limit, deadline time.Duration
+	var file string
+	c := &cobra.Command{
+		Use:   "point FLOW|GROUP",
+		Short: "Take a recovery point: one moment of all disks of a group, without a cutover",
+		Long: `Passes run until the rest is small enough for the limit, the pre hooks of the group run, then all its filesystems are frozen at once, only until
+everything that has changed is read. Nothing is read back. The writers go on before the gateway keeps the copies.
+The point is app consistent when the hooks ran well, crash consistent with a freeze alone, and fuzzy when somebody wrote past the freeze.
+It fails (exit code 1) also when a moment was one but some member has no point of it.`,
+		Args: exactly("FLOW|GROUP"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if limit < 0 || deadline < 0 {
+				return usagef("--limit and --deadline must be longer than 0s")
+			}
+			return a.reported(c, sourceSocket, control.Point, control.Request{Flow: args[0], Limit: limit.Seconds(), Deadline: deadline.Seconds()}, file)
+		},
+	}
+	c.Flags().DurationVar(&limit, "limit", 0, "longest estimated pause to go ahead with (default: as configured)")
+	c.Flags().DurationVar(&deadline, "deadline", 0, "thaw after so long whatever happens (default: as configured)")
+	reportFlag(c, &file)
+	return c
+}
+
 func (a *app) verifyCmd() *cobra.Command {
 	var all bool
 	var file string
 	c := &cobra.Command{
-		Use:   "verify FLOW",
+		Use:   "verify FLOW|GROUP",
 		Short: "Compare source and target now and name the extents that differ",
-		Args:  exactly("FLOW"),
+		Args:  exactly("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.reported(c, sourceSocket, control.Verify, control.Request{Flow: args[0], All: all}, file)
 		},

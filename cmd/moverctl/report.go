@@ -33,6 +33,9 @@ var stepWords = map[string]string{
 	"release":   "handing the target over",
 	"leave":     "leaving the source as asked",
 	"thaw":      "letting the writers go on",
+	"pre":       "making the applications ready",
+	"commit":    "committing what was read; the writers go on",
+	"keep":      "having the gateway keep the point",
 }
 
 func (s *steps) show(p mover.Progress) {
@@ -76,8 +79,11 @@ func (s *steps) end() {
 // printReport writes the outcome of a cutover, a rehearsal or a verification for people.
 func printReport(w io.Writer, r *mover.Report) {
 	verdict := "done: source and target are equal"
-	if r.Kind == "verify" {
+	switch r.Kind {
+	case "verify":
 		verdict = "found source and target equal"
+	case "point":
+		verdict = "taken"
 	}
 	if !r.OK {
 		verdict = map[bool]string{false: "NOT done", true: "found no equality"}[r.Kind == "verify"]
@@ -86,12 +92,16 @@ func printReport(w io.Writer, r *mover.Report) {
 		}
 	}
 	fmt.Fprintf(w, "\n%s of %s %s\n", r.Kind, r.Flow, verdict)
-	say := func(name, format string, a ...any) { fmt.Fprintf(w, "  %-18s %s\n", name, fmt.Sprintf(format, a...)) }
+	say := sayer(func(name, format string, a ...any) { fmt.Fprintf(w, "  %-18s %s\n", name, fmt.Sprintf(format, a...)) })
 	took := r.Ended.Sub(r.Started)
 	say("took", "%s", units.Duration(took))
 	if r.Kind != "verify" {
 		say("writers stood", "%s", units.Duration(seconds(r.Pause)))
 		say("rounds before", "%d, the last delta was %s", r.Rounds, units.Size(r.FinalDelta))
+	}
+	if len(r.Members) > 0 {
+		printMembers(say, r)
+		return
 	}
 	for _, s := range r.Steps {
 		say("  "+s.Name, "%s", units.Duration(seconds(s.Seconds)))
@@ -115,18 +125,77 @@ func printReport(w io.Writer, r *mover.Report) {
 	if r.Consistency != "" {
 		say("recovery point", "%s consistent, epoch %d of generation %s", r.Consistency, r.Epoch, or(r.Generation, "none"))
 	}
+	kept(say, r)
 	if r.Proof != "" {
 		say("tracker", "%s", r.Proof)
 	}
 	if r.Left != "" {
 		say("source left", "%s", r.Left)
 	}
+	next(say, r)
+}
+
+// sayer writes one line of a report.
+type sayer func(name, format string, a ...any)
+
+// kept tells what became of the moment.
+func kept(say sayer, r *mover.Report) {
+	if r.Moment != "" {
+		say("moment", "%s", mover.PointID(r.MomentTime, r.Moment))
+	}
+	if r.Point != "" {
+		say("kept as", "%s", r.Point)
+	}
+	if r.PointError != "" {
+		say("not kept", "%s", r.PointError)
+	}
+	for _, w := range r.Worse {
+		say("worth less", "%s", w)
+	}
+	if r.HookError != "" {
+		say("post hook FAILED", "%s", r.HookError)
+	}
+}
+
+// next is the step that is open now.
+func next(say sayer, r *mover.Report) {
 	switch {
 	case r.OK && r.Kind == "cutover":
 		say("next", "start the target in the cloud; moverctl rollback %s lets the source go on instead", r.Flow)
 	case r.OK && r.Kind == "rehearsal":
 		say("next", "moverctl cutover %s", r.Flow)
+	case r.Left == "frozen":
+		say("next", "moverctl rollback %s", r.Flow)
 	}
+}
+
+// printMembers tells of a group: what all share, then a line or two of each.
+func printMembers(say sayer, r *mover.Report) {
+	if r.Consistency != "" && r.Moment != "" {
+		say("recovery points", "%s consistent, of one moment", r.Consistency)
+	}
+	kept(say, r)
+	say("on the wire", "%s%s", units.Size(r.WireOut), average(r.WireOut, r.Ended.Sub(r.Started)))
+	if r.Left != "" && r.Kind != "verify" {
+		say("source left", "%s", r.Left)
+	}
+	for _, m := range r.Members {
+		what := "well"
+		switch {
+		case !m.OK:
+			what = "NOT well: " + or(m.Error, "see the others")
+		case m.SourceRoot != "":
+			what = "equal, root " + m.SourceRoot[:min(16, len(m.SourceRoot))]
+		}
+		if m.Released {
+			what += ", target handed over"
+		}
+		if m.Point != "" {
+			what += ", kept as " + m.Point
+		}
+		say("  "+m.Flow, "%s; epoch %d, last delta %s", what, m.Epoch, units.Size(m.FinalDelta))
+	}
+	next(say, r)
 }
 
 func average(n int64, took time.Duration) string {

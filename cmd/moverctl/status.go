@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,9 +18,9 @@ import (
 
 func (a *app) statusCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:   "status [FLOW]",
-		Short: "Show how every flow stands",
-		Args:  atMost("FLOW"),
+		Use:   "status [FLOW|GROUP]",
+		Short: "Show how every flow and group stands",
+		Args:  atMost("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
 			all, err := a.status(c.Context(), args)
 			if err != nil {
@@ -29,6 +30,7 @@ func (a *app) statusCmd() *cobra.Command {
 				return a.json(all)
 			}
 			printStatus(a.out, all, a.now())
+			printGroups(a.out, all, a.now())
 			return nil
 		},
 	}
@@ -51,18 +53,27 @@ func (a *app) status(ctx context.Context, only []string) ([]mover.Status, error)
 	if len(only) == 0 {
 		return all, nil
 	}
+	var found []mover.Status
 	for _, s := range all {
-		if s.Flow == only[0] {
-			return []mover.Status{s}, nil
+		if s.Flow == only[0] || s.Group != nil && s.Group.Name == only[0] {
+			found = append(found, s)
 		}
 	}
-	return nil, unknownFlow(only[0], all)
+	if len(found) == 0 {
+		return nil, unknownFlow(only[0], all)
+	}
+	return found, nil
 }
 
 func unknownFlow(name string, all []mover.Status) error {
 	var have []string
 	for _, s := range all {
 		have = append(have, s.Flow)
+	}
+	for _, s := range all {
+		if s.Group != nil && s.Group.Name != "" && !slices.Contains(have, s.Group.Name) {
+			have = append(have, s.Group.Name)
+		}
 	}
 	return usagef("there is no flow %q; there are %s", name, strings.Join(have, ", "))
 }
@@ -161,6 +172,59 @@ func point(s mover.Status, now time.Time) string {
 	return fmt.Sprintf("%s, %s ago (epoch %d)", kind, units.Duration(max(0, now.Sub(s.PointTime))), s.PointEpoch)
 }
 
+// printGroups writes a table of the groups, and of flows that have moments of their own.
+func printGroups(w io.Writer, all []mover.Status, now time.Time) {
+	t := table{}
+	t.row("GROUP", "FLOWS", "STATE", "LAST MOMENT", "PAUSE", "EVERY", "NEXT")
+	seen := map[string]bool{}
+	for _, s := range all {
+		g := s.Group
+		if g == nil || seen[or(g.Name, "/"+s.Flow)] {
+			continue
+		}
+		seen[or(g.Name, "/"+s.Flow)] = true
+		moment, pause, every, due := "none yet", "-", "-", "-"
+		if m := g.Moment; m != nil {
+			moment = fmt.Sprintf("%s, %s ago", m.Consistency, units.Duration(max(0, now.Sub(m.Time))))
+			pause = units.Duration(seconds(m.Pause))
+		}
+		if g.Every > 0 {
+			every = units.Duration(seconds(g.Every))
+			if !g.Due.IsZero() {
+				due = "in " + units.Duration(max(0, g.Due.Sub(now)))
+			}
+		}
+		t.row(or(g.Name, "("+s.Flow+")"), strings.Join(g.Members, " "), g.State, moment, pause, every, due)
+		for _, note := range groupNotes(g) {
+			t.note(note[0], note[1])
+		}
+	}
+	if len(seen) > 0 {
+		fmt.Fprintln(w)
+		t.print(w)
+	}
+}
+
+func groupNotes(g *mover.Group) (out [][2]string) {
+	add := func(name, text string) {
+		if text != "" {
+			out = append(out, [2]string{name, text})
+		}
+	}
+	add("reason", g.Reason)
+	add("trouble", g.Trouble)
+	if m := g.Moment; m != nil {
+		for _, w := range m.Worse {
+			add("worth less", w)
+		}
+	}
+	if g.Failed > 0 || g.Skipped > 0 {
+		add("moments", fmt.Sprintf("%d taken, %d failed, %d left out since the start", g.Taken, g.Failed, g.Skipped))
+	}
+	add("next", g.Next)
+	return out
+}
+
 // verbs are commands in a next step, to which the flow's name belongs.
 var verbs = regexp.MustCompile(`\bmoverctl (cutover|resume|rollback|thaw)\b`)
 
@@ -190,8 +254,16 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 	if len(s.Unreadable) > 0 {
 		add("unreadable", fmt.Sprintf("%d extents were skipped as told: %s", len(s.Unreadable), strings.Join(s.Unreadable, " ")))
 	}
-	add("next", verbs.ReplaceAllString(s.Next, "moverctl $1 "+s.Flow))
+	add("next", verbs.ReplaceAllStringFunc(s.Next, func(verb string) string { return verb + " " + named(s, verb) }))
 	return out
+}
+
+// named is whom a verb of a next step is for: a flow of a group is cut over with the others.
+func named(s mover.Status, verb string) string {
+	if s.Group != nil && s.Group.Name != "" && !strings.HasSuffix(verb, "resume") {
+		return s.Group.Name
+	}
+	return s.Flow
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

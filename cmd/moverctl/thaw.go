@@ -15,7 +15,7 @@ func (a *app) thawCmd() *cobra.Command {
 	var stale, all, yes bool
 	var run string
 	c := &cobra.Command{
-		Use:   "thaw FLOW | --stale | --all",
+		Use:   "thaw FLOW|GROUP | --stale | --all",
 		Short: "Let writers go on: of a flow, or by the records in /run/mover when no daemon runs",
 		Long: `thaw FLOW asks the daemon. A cutover that has ended keeps its target, but writes at the source are not on it from then on.
 --stale and --all need no daemon: they thaw what the records in the run folder tell. --stale leaves alone what a cutover left frozen on

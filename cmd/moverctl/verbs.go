@@ -30,7 +30,7 @@ func (a *app) plain(c *cobra.Command, socket, verb string, req control.Request) 
 
 func (a *app) verbCmd(verb, short string) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " FLOW", Short: short, Args: exactly("FLOW"),
+		Use: verb + " FLOW|GROUP", Short: short, Args: exactly("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.plain(c, sourceSocket, verb, control.Request{Flow: args[0]})
 		},
@@ -38,7 +38,7 @@ func (a *app) verbCmd(verb, short string) *cobra.Command {
 }
 
 func (a *app) pauseCmd() *cobra.Command {
-	return a.verbCmd(control.Pause, "Stop moving a flow; changes are still tracked")
+	return a.verbCmd(control.Pause, "Stop moving a flow, or each of a group; changes are still tracked")
 }
 
 func (a *app) resumeCmd() *cobra.Command {
@@ -52,9 +52,9 @@ func (a *app) syncCmd() *cobra.Command {
 func (a *app) rollbackCmd() *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
-		Use:   "rollback FLOW",
+		Use:   "rollback FLOW|GROUP",
 		Short: "After a cutover, let the source go on and replicate again",
-		Args:  exactly("FLOW"),
+		Args:  exactly("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := a.confirm(yes, fmt.Sprintf("Let the source of %s go on? What was written to the target in the cloud will be overwritten.", args[0])); err != nil {
 				return err

@@ -28,11 +28,12 @@ const (
 	Export   = "export"
 	Serve    = "serve"
 	Finish   = "finish"
+	Point    = "point"
 	Report   = "report" // a look at the past; Flow is empty, a flow or a group
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -47,10 +48,10 @@ type Daemon struct {
 
 // Request is the body of a POST. What a verb does not know must be zero.
 type Request struct {
-	Flow      string  `json:"flow"`
+	Flow      string  `json:"flow"`                       // or the group
 	Rehearse  bool    `json:"rehearse,omitempty"`         // cutover
-	Limit     float64 `json:"limit_seconds,omitempty"`    // cutover; 0: as configured
-	Deadline  float64 `json:"deadline_seconds,omitempty"` // cutover
+	Limit     float64 `json:"limit_seconds,omitempty"`    // cutover, point; 0: as configured
+	Deadline  float64 `json:"deadline_seconds,omitempty"` // cutover, point
 	Leave     string  `json:"leave,omitempty"`            // cutover
 	All       bool    `json:"all,omitempty"`              // verify: read every leaf again
 	Overwrite bool    `json:"overwrite,omitempty"`        // claim a target that is not blank

@@ -102,6 +102,7 @@ var states = []mover.State{mover.Connecting, mover.Idle, mover.Passing, mover.Se
 type Collector struct {
 	status func() []mover.Status
 	descs  []*prometheus.Desc // of flows, in order
+	groups []*prometheus.Desc
 	state  *prometheus.Desc
 	track  *prometheus.Desc
 }
@@ -117,6 +118,9 @@ func New(status func() []mover.Status) *Collector {
 	for _, m := range flows {
 		c.descs = append(c.descs, prometheus.NewDesc(m.name, m.help, labels, nil))
 	}
+	for _, m := range groups {
+		c.groups = append(c.groups, prometheus.NewDesc(m.name, m.help, []string{"group"}, nil))
+	}
 	return c
 }
 
@@ -126,19 +130,24 @@ func Names() []string {
 	for _, m := range flows {
 		names = append(names, m.name)
 	}
+	for _, m := range groups {
+		names = append(names, m.name)
+	}
 	return names
 }
 
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.state
 	ch <- c.track
-	for _, d := range c.descs {
+	for _, d := range append(c.descs[:len(c.descs):len(c.descs)], c.groups...) {
 		ch <- d
 	}
 }
 
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range c.status() {
+	all := c.status()
+	c.collectGroups(ch, all)
+	for _, s := range all {
 		for i, m := range flows {
 			if v, ok := m.value(&s); ok {
 				ch <- prometheus.MustNewConstMetric(c.descs[i], m.kind, v, s.Flow, s.Role)

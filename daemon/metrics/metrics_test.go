@@ -21,7 +21,9 @@ func flowsForTest() []mover.Status {
 			Estimate: 1.25, Conns: 4, RTT: 0.02, Passes: 7, Rescans: 1, Reconnects: 2, Resent: 4096, WireOut: 1 << 30, WireIn: 1 << 20,
 			Pass:   &mover.Pass{Kind: "delta", Total: 1000, Read: 800, Acked: 600},
 			Totals: mover.Counts{Offered: 10, Same: 4, Copied: 1, Sent: 5, Put: 512, Zero: 1024, Free: 2048, Unreadable: 512}, Unreadable: []string{"[0,512)"},
-			Memory: 8 << 20, MemoryLimit: 128 << 20, PointTime: at, PointEpoch: 6},
+			Memory: 8 << 20, MemoryLimit: 128 << 20, PointTime: at, PointEpoch: 6,
+			Group: &mover.Group{Name: "server", Members: []string{"root", "data"}, Every: 900, Taken: 5, Failed: 1, Skipped: 2,
+				Moment: &mover.LastMoment{Time: at, Consistency: "app", Pause: 0.25}}},
 		{Flow: "acme/db1/root", Role: "gateway", Size: 12 << 30, State: mover.Waiting, Log: 5, LogLimit: 10},
 	}
 }

@@ -177,6 +177,17 @@ func TestMomentFailsAsOne(t *testing.T) {
 			within(bad.stopGateway)
 			return short
 		}, bad.startGateway, "freeze deadline of 2s"},
+		{"the operator thaws", func(h *hooked) sender.PointOptions {
+			within(func() {
+				slow := make(chan struct{})
+				bad.vol.plan.Hook(func(fault.Op, extent.Extent) error { <-slow; return nil })
+				must(t, h.together.Thaw()) // by the freezer itself, whose next Thaw says that all is well
+				time.Sleep(20 * time.Millisecond)
+				close(slow)
+			})
+			bad.vol.write(0, slot)
+			return sender.PointOptions{}
+		}, bad.vol.plan.Clear, "let go on before"},
 		{"somebody thaws", func(*hooked) sender.PointOptions {
 			within(func() {
 				slow := make(chan struct{})

@@ -2,6 +2,7 @@ package sender
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -189,9 +190,14 @@ func (g *Group) thaw() error {
 	return g.thawErr
 }
 
-// part thaws and then looks who may have written past the freeze.
+// part thaws and then looks who may have written past the freeze. That the thaw goes well does not say that it is the first: the operator may
+// have thawed by the same freezer. C13
 func (g *Group) part() error {
-	err := g.thaw()
+	var err error
+	if h, ok := g.freezer.(held); ok && !h.Held() {
+		err = errors.New("the writers were let go on before")
+	}
+	err = errors.Join(err, g.thaw())
 	if err == nil {
 		g.look()
 	}

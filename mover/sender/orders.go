@@ -228,6 +228,9 @@ func relay(progress func(mover.Progress)) (tell teller, told func()) {
 
 const newsKept = 256 // lines of progress that may wait
 
+// ErrNothingToTakeBack is a rollback of a flow that is not cut over.
+var ErrNothingToTakeBack = fmt.Errorf("%w: the flow is not cut over, there is nothing to take back", sentinel.ErrRefused)
+
 // Rollback lets the source go on after a cutover: thaws it, undoes what it was left as, and takes the target back by a rescan.
 func (f *Flow) Rollback(ctx context.Context) error {
 	return f.order(ctx, f.rollback, nil)
@@ -238,7 +241,7 @@ func (f *Flow) rollback(ctx context.Context) error {
 	report, done := f.report, f.report != nil || f.released
 	f.mu.Unlock()
 	if !done {
-		return fmt.Errorf("%w: the flow is not cut over, there is nothing to take back", sentinel.ErrRefused)
+		return ErrNothingToTakeBack
 	}
 	var errs []error
 	if f.deps.Leave != nil && report != nil && report.Left != "" && report.Left != "frozen" {
