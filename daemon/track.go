@@ -77,6 +77,9 @@ func Track(ctx context.Context, c *config.Config, wait time.Duration, log *slog.
 const trackPoll = 100 * time.Millisecond
 
 func trackFlow(s *config.Source, f config.SourceFlow, log *slog.Logger) (err error) {
+	if ended, err := readFinished(string(s.Run), string(s.State), f.Name); err != nil || !ended.IsZero() {
+		return err // the way back was given up, and nobody would ever end the tracking
+	}
 	v, err := disk.OpenVolume(string(f.Volume))
 	if err != nil {
 		return err

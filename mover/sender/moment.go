@@ -103,11 +103,11 @@ func (m *moment) run(ctx context.Context) error {
 	m.report.Group = m.g.name
 	wireAt := f.link.view().out
 	f.mu.Lock()
-	f.view.cutover = true // is not paused either
+	f.view.cutover, f.view.pointing = true, true
 	f.mu.Unlock()
 	err := m.all(ctx)
 	f.mu.Lock()
-	f.view.cutover = false
+	f.view.cutover, f.view.pointing = false, false
 	f.mu.Unlock()
 	f.closeReport(m.report, wireAt, err)
 	if err != nil {

@@ -17,15 +17,15 @@ var (
 	discard   = slog.New(slog.DiscardHandler)
 )
 
-// Pause ends the pass under way, which Resume takes up where it was. A cutover is not paused.
+// Pause ends the pass under way, which Resume takes up where it was. A cutover is not paused; a recovery point comes to its end first.
 func (f *Flow) Pause() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.view.cutover {
-		return fmt.Errorf("%w: a cutover or a recovery point is under way; interrupt it instead", sentinel.ErrRefused)
+	if f.view.cutover && !f.view.pointing {
+		return fmt.Errorf("%w: a cutover is under way; interrupt it instead", sentinel.ErrRefused)
 	}
 	f.paused = true
-	if f.cancel != nil {
+	if f.cancel != nil && !f.view.pointing {
 		f.cancel(errPaused)
 	}
 	f.nudge()

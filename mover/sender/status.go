@@ -17,7 +17,8 @@ type view struct {
 	since        time.Time
 	lastError    string
 	gap          string
-	cutover      bool // one is under way
+	cutover      bool // one is under way, or a recovery point
+	pointing     bool // it is a recovery point
 	frozen       bool // writers are stopped by it
 
 	totals          mover.Counts
