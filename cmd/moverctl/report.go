@@ -164,7 +164,7 @@ func next(say sayer, r *mover.Report) {
 		say("next", "start the target in the cloud; moverctl rollback %s lets the source go on instead", r.Flow)
 	case r.OK && r.Kind == "rehearsal":
 		say("next", "moverctl cutover %s", r.Flow)
-	case r.Left == "frozen":
+	case r.Left == "frozen" && r.Kind == "cutover":
 		say("next", "moverctl rollback %s", r.Flow)
 	}
 }

@@ -60,16 +60,22 @@ func sourceFlows() []mover.Status {
 	return []mover.Status{
 		{Flow: "root", Role: "source", Device: "/dev/vda", Size: 40 << 30, State: mover.Passing, Since: testNow.Add(-time.Minute),
 			Pass:     &mover.Pass{Kind: "full", Mode: "direct", Epoch: 1, Total: 12 << 30, Read: 6 << 30, Acked: 5 << 30, ETA: 62},
-			Tracking: "ebpf: bitmap, granule 4 KiB, vda (254:0)", Dirty: 212 << 20, DirtyRate: 3 << 20, Rate: 210 << 20, WireRate: 98 << 20,
+			Tracking: "ebpf: bitmap, granule 4 KiB, vda (254:0)", Dirty: 212 << 20, DirtyRate: 3 << 20, Rate: 210 << 20, WireRate: 98 << 20, Group: serverGroup(),
 			WireOut: 3 << 30, Lag: 61, Conns: 4, RTT: 0.02, Next: "wait for the first recovery point"},
 		{Flow: "data", Role: "source", Device: "/dev/vdb1", Size: 2 << 40, State: mover.Idle, Reason: "next pass in 12s", Since: testNow.Add(-18 * time.Second),
 			Tracking: "ebpf: bitmap, granule 4 KiB, vdb (254:16)", Dirty: 212 << 20, Lag: 18, Conns: 4, Cutover: "final delta 212 MiB, about 4s", Estimate: 4,
-			PointTime: testNow.Add(-3 * time.Minute), PointEpoch: 12, PointConsistency: "fuzzy", Next: "moverctl cutover"},
+			PointTime: testNow.Add(-3 * time.Minute), PointEpoch: 12, PointConsistency: "fuzzy", Next: "moverctl cutover", Group: serverGroup()},
 		{Flow: "logs", Role: "source", Device: "/dev/mapper/vg-logs", Size: 100 << 30, State: mover.Stopped, Since: testNow.Add(-2 * time.Hour),
 			Reason: "read bytes [4096,8192) of /dev/mapper/vg-logs: input/output error", LastError: "read bytes [4096,8192) of /dev/mapper/vg-logs: input/output error",
 			Tracking: "scan: the volume is a thin volume", Gap: "the daemon was not there when the kernel started",
 			Next: "replace the disk, or set on-read-error: skip", Unreadable: []string{"[4096,8192)"}},
 	}
+}
+
+func serverGroup() *mover.Group {
+	return &mover.Group{Name: "server", Members: []string{"root", "data"}, State: "idle", Reason: "the last point that was due was left out: flow root is in a full pass",
+		Every: 900, Due: testNow.Add(5 * time.Minute), Taken: 7, Skipped: 1,
+		Moment: &mover.LastMoment{Time: testNow.Add(-10 * time.Minute), Consistency: "crash", Pause: 0.12, Worse: []string{"the pre hook failed"}}}
 }
 
 func gatewayFlows() []mover.Status {
@@ -100,6 +106,8 @@ func (f *fake) Do(_ context.Context, verb string, r control.Request, progress fu
 			return control.Result{Report: report}, fmt.Errorf("%w: changes arrive at 90 MiB/s, the line carries 80 MiB/s", sentinel.ErrNotConverged)
 		}
 		return control.Result{Report: report}, nil
+	case control.Point:
+		return groupPoint(r)
 	case control.Verify:
 		report := reportOf(r)
 		report.Kind = "verify"
@@ -130,6 +138,21 @@ func reportOf(r control.Request) *mover.Report {
 		Rounds: 2, FinalDelta: 2 << 20, SourceRoot: strings.Repeat("a", 64), TargetRoot: strings.Repeat("a", 64), Compared: 12 << 30, Free: 28 << 30,
 		Unreadable: []string{"[4096,8192)"}, Consistency: "crash", Proof: "exact", Left: left, Generation: "6c9958946b538d66ce2a8ca3a10b9915", Epoch: 13,
 		Totals: mover.Counts{Offered: 100, Sent: 70, Same: 20, Copied: 10, Put: 4096, Zero: 8192, Free: 1 << 30}, WireOut: 1 << 20}
+}
+
+// groupPoint is a point of a flow; of logs, a moment that is incomplete.
+func groupPoint(r control.Request) (control.Result, error) {
+	one := reportOf(r)
+	one.Kind, one.Consistency, one.Left, one.SourceRoot, one.TargetRoot = "point", "app", "running", "", ""
+	one.Moment, one.MomentTime, one.Point = "09bacba7", testNow, "20260301T120000Z-09bacba7"
+	if r.Flow != "logs" {
+		return control.Result{Report: one}, nil
+	}
+	two := *one
+	two.Flow, two.Point, two.OK, two.PointError, two.Error = "data", "", false, "no room", "no copy of the point is kept: no room"
+	two.Worse = []string{"no freeze stops: dbwriter (pid 7)"}
+	whole := mover.Whole("server", "point", []*mover.Report{one, &two})
+	return control.Result{Report: whole}, fmt.Errorf("flow data: %s: %w", two.Error, sentinel.ErrRefused)
 }
 
 // serve starts a fake on a socket.

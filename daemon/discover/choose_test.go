@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moverd/mover/blockdev/disk"
 )
@@ -151,6 +152,21 @@ func TestHostileText(t *testing.T) {
 	}
 	if f := c.Source.Flows; len(f) != 1 || f[0].Name != "123" || string(f[0].Volume) != v.Path {
 		t.Errorf("%+v", f)
+	}
+}
+
+// All disks of a server are one group, whose name is no flow's.
+func TestProposedGroup(t *testing.T) {
+	h := &Host{Name: "h"}
+	for _, name := range []string{"root", "server"} {
+		h.Volumes = append(h.Volumes, &Volume{Name: name, Path: "/dev/disk/by-id/" + name, Kind: disk.Disk, Tracking: Tracking{Method: "ebpf"}})
+	}
+	c, err := loadConfig(t, h.YAML(certs(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g := c.Source.Groups; len(g) != 1 || g[0].Name != "server-2" || len(g[0].Flows) != 2 || time.Duration(g[0].Cutover.FreezeDeadline) != 10*time.Second {
+		t.Errorf("%+v", g)
 	}
 }
 

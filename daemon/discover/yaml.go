@@ -28,6 +28,39 @@ func (f *Files) defaults() {
 	}
 }
 
+// group puts all of the server into one: its disks are cut over, and get their recovery points, at one moment.
+func (h *Host) group(p func(string, ...any), limit time.Duration) {
+	if len(h.Volumes) == 0 {
+		return
+	}
+	var flows []string
+	names := map[string]bool{}
+	raw := false
+	for _, v := range h.Volumes {
+		flows = append(flows, strconv.Quote(v.Name))
+		names[v.Name] = true
+		raw = raw || len(v.NotFrozen) > 0
+	}
+	name := "server"
+	for n := 2; names[name]; n++ {
+		name = fmt.Sprintf("server-%d", n)
+	}
+	p("  groups:")
+	p("    # All disks at one moment: moverctl point %s, moverctl cutover %s --rehearse. moverd.yaml(5) tells of hooks for databases.", name, name)
+	p("    - name: %s", name)
+	p("      flows: [%s]", strings.Join(flows, ", "))
+	p("      # points: {every: 1h}")
+	p("      # hooks: {pre: [/path/of/hook, pre], post: [/path/of/hook, post]}")
+	p("      cutover:")
+	p("        limit: %s", limit)
+	p("        freeze-deadline: %s", max(limit, 10*time.Second))
+	p("        leave: frozen")
+	if raw {
+		p("        # stop-hook: [/etc/mover/stop-%s]   # what a freeze does not stop, see above", name)
+		p("        # start-hook: [/etc/mover/start-%s]", name)
+	}
+}
+
 var plain = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9/._:@-]*$`)
 
 // scalar is s as a value of YAML.
@@ -78,15 +111,8 @@ func (h *Host) YAML(f Files) []byte {
 		p("    - name: %s", strconv.Quote(v.Name))
 		p("      volume: %s", scalar(v.Path))
 		p("      interval: 30s")
-		p("      cutover:")
-		p("        limit: %s", limit)
-		p("        freeze-deadline: %s", max(limit, 10*time.Second))
-		p("        leave: frozen")
-		if len(v.NotFrozen) > 0 {
-			p("        # stop-hook: [/etc/mover/stop-%s]   # what a freeze does not stop, see above", v.Name)
-			p("        # start-hook: [/etc/mover/start-%s]", v.Name)
-		}
 	}
+	h.group(p, limit)
 	for i, r := range h.Refused {
 		if i == 0 {
 			p("  # not proposed:")
