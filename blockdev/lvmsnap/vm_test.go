@@ -395,7 +395,7 @@ func TestKill(t *testing.T) {
 		probe := filepath.Join(dir, fmt.Sprint(i))
 		must(t, os.WriteFile(probe, []byte("x"), 0o600))
 		looptest.Run(t, "timeout", "10", "sync", "-f", dir)
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		err := Sweep(ctx, "/run/other")
 		if err == nil {
 			err = Sweep(ctx, runDir)
