@@ -150,7 +150,11 @@ func (s *soak) outcome() outcome {
 }
 
 func (s *soak) run(ctx context.Context, bin string) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	setup, limit, patience := s.disks, 10*time.Minute, 30*time.Second
+	if s.dev != "" {
+		setup, limit, patience = s.given, 30*time.Minute, 5*time.Minute // in an emulated guest
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	p := s.plan
 	s.r, err = NewRig(ctx, bin, RigOptions{Create: true, Interval: p.interval, Limit: or(p.limit, "20s"), Deadline: or(p.deadline, "30s"), Leave: "frozen", Conns: p.conns,
@@ -168,10 +172,6 @@ func (s *soak) run(ctx context.Context, bin string) (err error) {
 		}
 		err = errors.Join(err, s.r.Close())
 	}()
-	setup := s.disks
-	if s.dev != "" {
-		setup = s.given
-	}
 	if err := setup(ctx); err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (s *soak) run(ctx context.Context, bin string) (err error) {
 	if err := errors.Join(s.r.StartGateway(), s.claim(ctx), s.r.StartSource()); err != nil {
 		return err
 	}
-	st, err := s.r.Await(ctx, "source", "tracking", 30*time.Second, func(st mover.Status) bool { return st.Pass != nil || st.PointEpoch > 0 })
+	st, err := s.r.Await(ctx, "source", "tracking", patience, func(st mover.Status) bool { return st.Pass != nil || st.PointEpoch > 0 })
 	if err != nil {
 		return err
 	}
