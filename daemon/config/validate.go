@@ -148,6 +148,7 @@ func (v *validator) gateway(g *Gateway) {
 	v.audit("gateway.audit", g.Audit)
 	v.among("gateway.log-level", g.LogLevel, "debug", "info", "warn", "error")
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
+	v.among("gateway.dedup.scope", g.Dedup.Scope, "host", "tenant")
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
 	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+112<<20) // half of what dedup leaves is for buffers
 	v.certs("gateway.tls", g.TLS.Files(), func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })

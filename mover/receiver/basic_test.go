@@ -77,6 +77,10 @@ func TestLife(t *testing.T) {
 		t.Fatalf("differ %+v", d)
 	}
 
+	last := s.moment(mover.Crash)
+	if a, err := c.keep(last); err != nil || a.Consistency != uint8(mover.Crash) || a.Point != "" || a.Text != "" { // no copies are configured
+		t.Fatalf("%+v %v", a, err)
+	}
 	var rel wire.Released
 	must(t, c.ask(wire.TypeRelease, &wire.Release{Digest: root.Digest, Generation: s.gen, Epoch: s.ep, Report: "{}"}, &rel))
 	if r.medium("/t/a").crash != nil {
@@ -85,6 +89,12 @@ func TestLife(t *testing.T) {
 	st := r.s.Status()[0]
 	if st.State != mover.Done || st.PointConsistency != "crash" {
 		t.Fatalf("status %+v", st)
+	}
+	if a, err := c.keep(last); err != nil || a.Consistency != uint8(mover.Crash) { // a lost answer
+		t.Fatalf("%+v %v", a, err)
+	}
+	if a, err := c.keep(s.moment(mover.Crash)); err != nil || a.Consistency != 0 || !strings.Contains(a.Text, "released") {
+		t.Fatalf("%+v %v", a, err)
 	}
 	c.close()
 	c = r.mustDial("root")

@@ -21,9 +21,6 @@ func (c *conn) handleCommit(seq uint32, m *wire.Commit) error {
 	if err := f.gate.whole(c.ctx); err != nil {
 		return err
 	}
-	if c.keeps { // what it is worth is told by KEEP (C13)
-		m.Consistency = uint8(mover.Fuzzy)
-	}
 	answer, err := f.commit(m)
 	f.gate.unwhole()
 	if err != nil {
@@ -62,7 +59,8 @@ func (f *flow) commit(m *wire.Commit) (*wire.Committed, error) {
 		err := fmt.Errorf("source counts %d batches %+v, gateway %d batches %+v; the pass is dropped: %w", m.Batches, got, n, total, sentinel.ErrCorrupt)
 		return nil, errors.Join(err, f.abort(p))
 	}
-	commit := &catalog.Commit{Batches: n, Consistency: mover.Consistency(m.Consistency), Proven: m.Flags&wire.FlagProven != 0,
+	// Whatever COMMIT says: the freeze may break still, and what the point is worth is told by KEEP (C13).
+	commit := &catalog.Commit{Batches: n, Consistency: mover.Fuzzy, Proven: m.Flags&wire.FlagProven != 0,
 		Time: time.Unix(0, m.UnixNano).UTC(), Counts: total}
 	if _, err := p.redo.Append(catalog.Rec{Kind: catalog.RecCommit, Meta: commit.Append(nil)}); err != nil {
 		return nil, f.serious(err)

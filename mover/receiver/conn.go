@@ -19,7 +19,6 @@ type conn struct {
 	wc     *wire.Conn
 	f      *flow
 	link   *link
-	keeps  bool // the source confirms its points with KEEP
 	ctx    context.Context
 	cancel context.CancelFunc
 	once   sync.Once // of drop and fail
@@ -103,7 +102,7 @@ func (c *conn) open(h *wire.Hello) error {
 		// Whether the flow exists for somebody else is nobody's business.
 		return &kindError{KindForeign, fmt.Errorf("flow %q is not configured for %s at this gateway: %w", h.Flow, name, sentinel.ErrDenied)}
 	}
-	c.f, c.keeps = f, h.Capabilities&wire.CapKeep != 0
+	c.f = f
 	conns, ok := c.s.admit(name.String())
 	if !ok {
 		return &kindError{KindFull, busyError(fmt.Sprintf("the gateway has %d connections already", c.s.cfg.Conns))}

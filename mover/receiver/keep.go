@@ -86,6 +86,8 @@ func (f *flow) keep(m *wire.Keep) (*wire.Kept, error) {
 		return &wire.Kept{Consistency: uint8(p.Consistency), Point: p.ID}, nil
 	}
 	switch {
+	case r.Phase == mover.Released && r.Point.Moment == moment && r.Generation == gen && r.Epoch == m.Epoch:
+		return &wire.Kept{Consistency: uint8(r.Point.Consistency)}, nil // confirmed before, and the target is closed
 	case r.Phase != mover.Point || r.Generation != gen || r.Epoch != m.Epoch:
 		return f.keepNot("it is %s at epoch %d of generation %v, not at epoch %d of %v", r.Phase, r.Epoch, blockdev.ID(r.Generation), m.Epoch, blockdev.ID(gen))
 	case r.Point.Moment != (catalog.ID{}) && r.Point.Moment != moment:

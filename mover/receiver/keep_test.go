@@ -87,7 +87,9 @@ func TestKeep(t *testing.T) {
 	refused(func(m *wire.Keep) { m.Moment, m.Epoch = newID(), m.Epoch+1 }, "not at epoch 2")
 	refused(func(m *wire.Keep) { m.Moment, m.Generation = newID(), newID() }, "generation")
 	refused(func(m *wire.Keep) { m.Epoch++ }, "is the point of epoch 1")
-	r.next(c, s, 2)
+	fill(s.b[:leafSize], 9)
+	_, err = c.run(s, s.newPass(mover.Delta, s.whole(16)...))
+	must(t, err)
 	refused(func(m *wire.Keep) { m.Moment = newID() }, "not at epoch 1")
 	again(c) // late, but it is the same moment
 	r.stop()
@@ -118,7 +120,10 @@ func TestKeepFuzzy(t *testing.T) {
 	r.cfg.Flows[0].Points.Fuzzy = true
 	r.start()
 	c = r.dialKeep("root")
-	r.next(c, s, 2)
+	fill(s.b[:leafSize], 9)
+	_, err = c.run(s, s.newPass(mover.Delta, s.whole(16)...))
+	must(t, err)
+	r.settled(testFlow)
 	all, err := r.s.Points(testFlow)
 	must(t, err)
 	if len(all) != 1 || all[0].Consistency != mover.Fuzzy || all[0].Moment != "" {

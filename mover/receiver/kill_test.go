@@ -30,6 +30,7 @@ const childEnv = "RECEIVER_TEST_CHILD"
 type childConfig struct {
 	State, Certs, Target string
 	LogLimit             int64
+	Fuzzy                bool
 	KillAtPoint          string // while this file exists, the gateway dies between a point's copy and its record
 }
 
@@ -69,7 +70,7 @@ func childMain() int {
 	flow := FlowConfig{Tenant: "acme", Host: "db1", Name: "root", Target: cc.Target}
 	var open func(method, target, owner, flow string) (blockdev.Points, error)
 	if cc.KillAtPoint != "" {
-		flow.Points = PointsConfig{Method: "reflink", Keep: mover.Keep{Last: 9}}
+		flow.Points = PointsConfig{Method: "reflink", Keep: mover.Keep{Last: 9}, Fuzzy: cc.Fuzzy}
 		open = func(method, target, owner, flow string) (blockdev.Points, error) {
 			p, err := openPoints(method, target, owner, flow)
 			return mortal{p, cc.KillAtPoint}, err
@@ -123,7 +124,7 @@ func newChild(t *testing.T, logLimit int64) *child {
 	tmp, err := os.MkdirTemp("/dev/shm", "receiver-kill")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(tmp) })
-	c := &child{r: &rig{t: t, dir: dir}, cc: childConfig{filepath.Join(tmp, "state"), dir, filepath.Join(tmp, "target.img"), logLimit, ""}, logs: new(bytes.Buffer)}
+	c := &child{r: &rig{t: t, dir: dir}, cc: childConfig{filepath.Join(tmp, "state"), dir, filepath.Join(tmp, "target.img"), logLimit, false, ""}, logs: new(bytes.Buffer)}
 	c.start()
 	t.Cleanup(func() {
 		c.kill()

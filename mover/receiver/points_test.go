@@ -56,7 +56,17 @@ func (r *rig) next(c *client, s *src, n uint64) {
 	fill(s.b[at:at+3*leafSize], n)
 	_, err := c.run(s, s.newPass(mover.Delta, s.whole(16)...))
 	must(r.t, err)
-	r.settled(testFlow)
+	r.kept(c, s)
+}
+
+// kept confirms what was committed last.
+func (r *rig) kept(c *client, s *src) {
+	r.t.Helper()
+	a, err := c.keep(s.moment(mover.Crash))
+	must(r.t, err)
+	if a.Consistency != uint8(mover.Crash) || (a.Point == "") == (a.Text == "") {
+		r.t.Fatalf("%+v", a)
+	}
 }
 
 func (r *rig) pointContent(id string) []byte {
@@ -74,9 +84,9 @@ func TestPoints(t *testing.T) {
 	ctx := context.Background()
 	r, dir, image := pointRig(t, mover.Keep{Last: 3})
 	s := randomSrc(64*leafSize+512, 1)
-	c := r.mustDial("root")
+	c := r.dialKeep("root")
 	r.first(c, s)
-	r.settled(testFlow)
+	r.kept(c, s)
 	all, err := r.s.Points(testFlow)
 	must(t, err)
 	if len(all) != 1 {
@@ -172,8 +182,9 @@ func restoreCases(t *testing.T, r *rig, dir, image, id string, want []byte) {
 func TestPointCrash(t *testing.T) {
 	r, _, image := pointRig(t, mover.Keep{Last: 9})
 	s := randomSrc(64*leafSize, 1)
-	r.first(r.mustDial("root"), s)
-	r.settled(testFlow)
+	c := r.dialKeep("root")
+	r.first(c, s)
+	r.kept(c, s)
 	f := r.s.flows[testFlow]
 	rec := f.record()
 	store, err := f.points()
@@ -197,9 +208,9 @@ func TestPointCrash(t *testing.T) {
 func TestPointFull(t *testing.T) {
 	r, dir, image := pointRig(t, mover.Keep{Last: 9})
 	s := randomSrc(64*leafSize, 1)
-	c := r.mustDial("root")
+	c := r.dialKeep("root")
 	r.first(c, s)
-	r.settled(testFlow)
+	r.kept(c, s)
 	var st unix.Statfs_t
 	must(t, unix.Statfs(dir, &st))
 	ballast, err := os.Create(filepath.Join(dir, "ballast"))
@@ -246,7 +257,7 @@ func TestPointKill(t *testing.T) {
 	c := newChild(t, 64<<20)
 	c.kill()
 	flag := filepath.Join(dir, "kill")
-	c.cc.Target, c.cc.KillAtPoint, c.cc.State = filepath.Join(dir, "target.img"), flag, filepath.Join(dir, "state")
+	c.cc.Target, c.cc.KillAtPoint, c.cc.State, c.cc.Fuzzy = filepath.Join(dir, "target.img"), flag, filepath.Join(dir, "state"), true
 	c.start()
 	t.Cleanup(c.kill) // before the unmount
 	s := randomSrc(64*leafSize, 1)
