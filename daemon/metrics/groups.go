@@ -33,6 +33,12 @@ var groups = []groupMetric{
 		ofMoment(func(m *mover.LastMoment) float64 { return float64(m.Time.UnixNano()) / 1e9 })},
 	{"mover_group_moment_consistency", "What it is worth: 1 fuzzy, 2 crash, 3 app.", gauge, ofMoment(func(m *mover.LastMoment) float64 { return worth(m.Consistency) })},
 	{"mover_group_moment_pause_seconds", "How long the writers stood still for it.", gauge, ofMoment(func(m *mover.LastMoment) float64 { return m.Pause })},
+	{"mover_group_moment_hook_failed", "1: a post hook failed after it, so what pre did to the application may stand.", gauge, ofMoment(func(m *mover.LastMoment) float64 {
+		if m.HookError != "" {
+			return 1
+		}
+		return 0
+	})},
 	{"mover_group_point_interval_seconds", "Configured time between moments; absent without a schedule.", gauge,
 		func(g *mover.Group) (float64, bool) { return g.Every, g.Every > 0 }},
 	{"mover_group_moments_total", "Moments of which every member has a recovery point.", counter, count(func(g *mover.Group) int64 { return g.Taken })},

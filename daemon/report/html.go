@@ -271,7 +271,7 @@ func total(steps []mover.Step) (sum float64) {
 	return sum
 }
 
-var stepNames = []string{"freeze", "delta", "read-back", "compare", "release", "thaw", "leave"}
+var stepNames = []string{"freeze", "delta", "read-back", "compare", "release", "thaw", "keep"}
 
 func stepClass(name string) int { return max(0, slices.Index(stepNames, name)) }
 

@@ -160,7 +160,16 @@ func frozen(r *mover.Report) []mover.Step {
 	if i < 0 {
 		return nil
 	}
-	return steps[i:]
+	steps = steps[i:]
+	for k, s := range steps { // what follows is not waited for by the writers, or is the state that a cutover leaves
+		if s.Name == "thaw" {
+			return steps[:k+1]
+		}
+		if s.Name == "leave" {
+			return steps[:k]
+		}
+	}
+	return steps
 }
 
 func steps(r *mover.Report) string {
