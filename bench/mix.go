@@ -62,7 +62,7 @@ func newMixPlan(seed uint64) mixPlan {
 	rng := rand.New(rand.NewPCG(seed, 0x6d6978))
 	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
 	p := mixPlan{seed: seed, rng: rng, sector: 512, threads: 1 + rng.IntN(2), rate: pick("2MiB", "8MiB", "20MiB"), conns: 2 + rng.IntN(3),
-		interval: pick("0s", "200ms", "1s"), logLimit: pick("4MiB", "64MiB", "64MiB"), rollback: rng.IntN(3) == 0}
+		interval: pick("0s", "200ms", "1s"), logLimit: pick("16MiB", "64MiB", "64MiB"), rollback: rng.IntN(3) == 0}
 	for range []int{1, 2, 2, 3}[rng.IntN(4)] {
 		p.kinds = append(p.kinds, pick("ext4", "ext4", "xfs"))
 	}

@@ -119,7 +119,7 @@ func (o *orderRun) run(ctx context.Context, bin string, moments int, kinds []str
 	}
 	defer func() { err = errors.Join(err, o.f.close()) }()
 	if raw {
-		o.f.r.o.Hooks = fmt.Sprintf(`{pre: [/bin/sh, -c, "touch %[1]s/halt; while [ -e %[1]s/writing ]; do sleep 0.005; done"], post: [rm, -f, %[1]s/halt]}`, o.f.r.Dir)
+		o.f.r.o.Hooks = fmt.Sprintf(`{pre: [/bin/sh, -c, "touch %[1]s/halt; while [ -e %[1]s/writing ]; do sleep 0.005; done"], post: [/bin/rm, -f, %[1]s/halt]}`, o.f.r.Dir)
 	}
 	w := &orderWriter{o: o, halt: o.f.r.path("halt"), flag: o.f.r.path("writing")}
 	if err := w.prepare(ctx, raw); err != nil {
