@@ -66,6 +66,10 @@ func newFleet(ctx context.Context, bin string, o RigOptions, sector int, kinds .
 		if _, err := r.Mount(ctx, dev, name); err != nil {
 			return nil, err
 		}
+		r.Defer(func() error { // before the patient one: mount namespaces of others may keep what is mounted inside
+			_, err := Run(context.Background(), "umount", "-l", r.path(name))
+			return err
+		})
 	}
 	for _, d := range f.disks {
 		d.image, d.Target = r.path(sourceStore+"/"+d.Name+".img"), r.path(targetStore+"/"+d.Name+".img")

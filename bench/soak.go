@@ -58,7 +58,7 @@ func newSoakRun(seed uint64, keep bool) soakRun {
 
 // Soak moves disks under random writers and random faults, and compares every byte after each cutover, and of each restored point.
 func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *Results) error {
-	var next atomic.Int64
+	var next, done atomic.Int64
 	var mu sync.Mutex // guards w and all below
 	var failed []uint64
 	var sum outcome
@@ -76,6 +76,10 @@ func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *
 				s := newSoakRun(seed, o.Keep)
 				began := time.Now()
 				err := s.run(ctx, bin)
+				if ctx.Err() != nil {
+					return // whoever ended the campaign ended this run
+				}
+				done.Add(1)
 				out := s.outcome()
 				mu.Lock()
 				sum.add(out)
@@ -99,12 +103,12 @@ func Soak(ctx context.Context, bin string, o SoakOptions, w io.Writer, results *
 	}
 	wg.Wait()
 	fmt.Fprintf(w, "\n%d of %d runs equal in every byte, in %.0f s; %d kills, %d cut lines, %d acknowledged writes looked up; %d points taken, %d restored and equal, %d not seen by the bench; %d daemons ended by themselves\n",
-		passed, o.Runs, time.Since(start).Seconds(), sum.kills, sum.cuts, sum.checked, sum.points, sum.restored, sum.unseen, sum.ended)
+		passed, done.Load(), time.Since(start).Seconds(), sum.kills, sum.cuts, sum.checked, sum.points, sum.restored, sum.unseen, sum.ended)
 	for _, v := range []struct {
 		metric string
 		value  int64
 		unit   string
-	}{{"runs", int64(o.Runs), "runs"}, {"runs with differing bytes or failures", int64(len(failed)), "runs"}, {"kill -9", sum.kills, "kills"},
+	}{{"runs", done.Load(), "runs"}, {"runs with differing bytes or failures", int64(len(failed)), "runs"}, {"kill -9", sum.kills, "kills"},
 		{"cut connections", sum.cuts, "cuts"}, {"gaps in the tracked history", int64(gaps), "gaps"}, {"acknowledged writes looked up", sum.checked, "writes"},
 		{"recovery points taken", sum.points, "points"}, {"recovery points restored and equal", sum.restored, "points"},
 		{"daemons that ended by themselves", sum.ended, "times"}} {
