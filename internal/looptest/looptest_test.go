@@ -2,6 +2,7 @@ package looptest
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -44,4 +45,29 @@ func TestStale(t *testing.T) {
 			t.Errorf("stale(%s) is not %v", path, want)
 		}
 	}
+}
+
+// TestUnmountWaits: a mount namespace that another test makes meanwhile holds the filesystem for a while.
+func TestUnmountWaits(t *testing.T) {
+	l := New(t, 64<<20, Options{})
+	Mkfs(t, l.Dev, "ext4")
+	dir := Mount(t, l.Dev)
+	c := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", "echo ready; sleep 1")
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Wait()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	Unmount(t, dir)
+	f, err := os.OpenFile(l.Dev, os.O_RDONLY|unix.O_EXCL, 0)
+	if err != nil {
+		t.Fatalf("unmounted, but %v", err)
+	}
+	f.Close()
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,14 +81,46 @@ func unmount(dir string) error {
 		}
 		f.Close()
 	}
+	dev := mountedOn(dir)
 	err := retryBusy(func() error { return unix.Unmount(dir, 0) })
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil // not mounted (any more)
 	}
 	if err != nil {
 		unix.Unmount(dir, unix.MNT_DETACH)
+	} else if dev != "" {
+		settle(dev)
 	}
 	return err
+}
+
+// mountedOn is the device of the filesystem that is mounted on dir, or "".
+func mountedOn(dir string) string {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(b)) {
+		head, tail, _ := strings.Cut(line, " - ")
+		at, on := strings.Fields(head), strings.Fields(tail)
+		if len(at) > 4 && len(on) > 1 && at[4] == dir && strings.HasPrefix(on[1], "/dev/") {
+			return on[1]
+		}
+	}
+	return ""
+}
+
+// settle waits until nobody holds the filesystem on dev any more. A mount namespace that another test has just made holds a copy of every mount
+// that there was, and so long the filesystem is not unmounted at all: its journal is not empty.
+func settle(dev string) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		f, err := os.OpenFile(dev, os.O_RDONLY|unix.O_EXCL, 0)
+		if err == nil {
+			f.Close()
+			return
+		}
+		b, _ := os.ReadFile("/proc/self/mountinfo")
+		if !errors.Is(err, unix.EBUSY) || strings.Contains(string(b), " "+dev+" ") {
+			return // gone, or mounted on another folder too
+		}
+	}
 }
 
 // sweep takes down the mounts and folders of test processes that are gone. Their loop devices went with their last user.
