@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), wrong(), churnCommand(), table())
+	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), postgres(), wrong(), churnCommand(), table())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
@@ -180,6 +180,40 @@ func order() *cobra.Command {
 	f := cmd.Flags()
 	f.IntVar(&o.Moments, "moments", 200, "how many moments")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random choices")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
+}
+
+func postgres() *cobra.Command {
+	var o bench.PostgresOptions
+	var out string
+	cmd := &cobra.Command{Use: "postgres", Short: "PostgreSQL under pgbench on two disks: every recovery point is restored, started and checked", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := bin()
+			if err != nil {
+				return err
+			}
+			if o.Hook == "" {
+				o.Hook = filepath.Join(filepath.Dir(dir), "hooks", "postgresql")
+			}
+			if _, err := os.Stat(o.Hook); err != nil {
+				return fmt.Errorf("the hook: %w; name it with --hook", err)
+			}
+			var results *bench.Results
+			if out != "" {
+				if results, err = bench.NewResults(out); err != nil {
+					return err
+				}
+			}
+			return bench.Postgres(cmd.Context(), dir, o, cmd.OutOrStdout(), results)
+		}}
+	f := cmd.Flags()
+	f.IntVar(&o.Points, "points", 50, "recovery points with the hook")
+	f.IntVar(&o.Bare, "bare", 10, "recovery points without it")
+	f.StringVar(&o.Work, "work", "/var/tmp", "folder for disks and targets")
+	f.StringVar(&o.Hook, "hook", "", "the hook (default: hooks/postgresql beside the folder of this program)")
+	f.IntVar(&o.Rate, "rate", 0, "transactions of pgbench a second; 0: as many as it can")
+	f.IntVar(&o.Seed, "seed", 1, "seed of pgbench")
 	f.StringVar(&out, "results", "", "file for the results, JSON lines")
 	return cmd
 }
