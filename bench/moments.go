@@ -103,12 +103,12 @@ func (s *soak) judgePoint(ctx context.Context, id, name, ledger string) error {
 		return err
 	}
 	defer os.Remove(to)
-	dir, err := s.mountCopy(ctx, to, name)
+	dir, err := s.mountCopy(ctx, to, name+"-copy")
 	if err != nil {
 		return err
 	}
 	_, err = churn.Check(churn.Config{Dir: dir, Ledger: ledger, Seed: s.plan.seed, Threads: s.plan.threads, FileSize: 16 << 20})
-	return errors.Join(err, Unmount(dir), os.Remove(s.r.path(name+".img.img")))
+	return errors.Join(err, Unmount(dir), os.Remove(s.r.path(name+"-copy.img")))
 }
 
 // killedMoment kills the source within a moment; the next start leaves nothing of the snapshot, and its history of changes goes on.
