@@ -389,7 +389,13 @@ func (u *unit) rollback(ctx context.Context) (control.Result, error) {
 	// A member that was not cut over has nothing to take back, as long as another one has.
 	some := slices.Contains(errs, nil)
 	for i, err := range errs {
-		if some && errors.Is(err, sender.ErrNothingToTakeBack) {
+		if !errors.Is(err, sender.ErrNothingToTakeBack) {
+			continue
+		}
+		switch s := flows[i].Status(); {
+		case s.Conns == 0 || s.Phase == mover.Released.String(): // after a boot only the gateway knows
+			errs[i] = fmt.Errorf("only the gateway knows whether its target was handed over, and it is not connected; roll back again when it is: %w", sentinel.ErrRefused)
+		case some:
 			errs[i] = nil
 		}
 	}

@@ -193,6 +193,29 @@ func TestGroupIsOneMoment(t *testing.T) {
 	}
 }
 
+// One disk that refuses before it begins ends it for all: nobody waits for who never comes.
+func TestGroupRefusedAsOne(t *testing.T) {
+	s := newServer(t, 11)
+	s.points()
+	must(t, s.disks[1].flow.Pause())
+	began := time.Now()
+	for name, errs := range map[string]func() []error{
+		"cutover": func() []error { _, errs := s.cutover(sender.CutoverOptions{Limit: 10 * time.Second}); return errs },
+		"point":   func() []error { _, errs := s.point(s.hooked(), sender.PointOptions{}); return errs },
+	} {
+		for i, err := range errs() {
+			if err == nil || !strings.Contains(err.Error(), "the flow is paused") {
+				t.Errorf("%s, disk %d: %v", name, i, err)
+			}
+		}
+	}
+	if d := time.Since(began); d > 20*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	s.goOn()
+	s.stop()
+}
+
 // One disk that fails ends it for all, nothing is handed over, and all writers go on.
 func TestGroupFailsAsOne(t *testing.T) {
 	s := newServer(t, 9)

@@ -43,6 +43,9 @@ type PointOptions struct {
 func (f *Flow) Point(ctx context.Context, o PointOptions, progress func(mover.Progress)) (*mover.Report, error) {
 	c := CutoverOptions{Limit: o.Limit, Deadline: o.Deadline, Timeout: o.Timeout}.withDefaults()
 	if err := c.validate(); err != nil {
+		if o.Group != nil {
+			o.Group.fail(fmt.Errorf("flow %s: %w", f.cfg.Flow, err))
+		}
 		return nil, err
 	}
 	o.Limit, o.Deadline, o.Timeout = c.Limit, c.Deadline, c.Timeout

@@ -154,13 +154,10 @@ func (f *Flow) ready() error {
 // with an error where there is something to tell. progress may be nil.
 func (f *Flow) Cutover(ctx context.Context, o CutoverOptions, progress func(mover.Progress)) (*mover.Report, error) {
 	o = o.withDefaults()
-	if err := o.validate(); err != nil {
-		return nil, err
-	}
-	if o.Leave != "frozen" && f.deps.Leave == nil && !o.Rehearse {
-		return nil, fmt.Errorf("%w: this flow can only be left frozen", sentinel.ErrNotSupported)
-	}
-	if err := f.ready(); err != nil {
+	if err := f.mayCutOver(o); err != nil {
+		if o.Group != nil {
+			o.Group.fail(fmt.Errorf("flow %s: %w", f.cfg.Flow, err)) // nobody waits for who never comes
+		}
 		return nil, err
 	}
 	tell, told := relay(progress)
@@ -178,6 +175,17 @@ func (f *Flow) Cutover(ctx context.Context, o CutoverOptions, progress func(move
 	}
 	told()
 	return c.report, err
+}
+
+// mayCutOver refuses before anything is done.
+func (f *Flow) mayCutOver(o CutoverOptions) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	if o.Leave != "frozen" && f.deps.Leave == nil && !o.Rehearse {
+		return fmt.Errorf("%w: this flow can only be left frozen", sentinel.ErrNotSupported)
+	}
+	return f.ready()
 }
 
 // Verify compares both ends while the source is in use. Different content is ErrDiffer and named in the report.

@@ -135,7 +135,7 @@ func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
 			return nil, err
 		}
 		f.deps.Log.Info("pass begins", "flow", f.cfg.Flow, "kind", p.kind.String(), "epoch", epoch, "bytes", p.total, "why", p.why)
-		f.show(passState(frozen), p.why, "")
+		f.show(mover.Passing, p.why, "")
 		return p, nil
 	}
 	return nil, fmt.Errorf("%w: again and again", f.lost)
@@ -152,13 +152,6 @@ func (f *Flow) askState(ctx context.Context) (mover.FlowState, error) {
 			return state, err
 		}
 	}
-}
-
-func passState(frozen bool) mover.State {
-	if frozen {
-		return mover.Frozen
-	}
-	return mover.Passing
 }
 
 func (f *Flow) lostTrack(err error) {
@@ -287,7 +280,7 @@ func (f *Flow) bring(ctx context.Context, p *pass) error {
 	if err := f.linkUp(ctx); err != nil {
 		return err
 	}
-	f.show(passState(p.frozen && !p.sealed.Load() && f.frozenNow()), p.why, "")
+	f.show(mover.Passing, p.why, "") // or frozen, while the writers stand still
 	// Connections may have outlived an earlier run. What it sent has to be read before the gateway says what it has, and the acks of that
 	// before a batch is sent again, so that no batch meets its earlier self (C10).
 	if p.begun() {
