@@ -18,7 +18,9 @@ func TestStoreSize(t *testing.T) {
 	for _, c := range []struct{ volume, expect, free, unit, want int64 }{
 		{100 * gib, 0, 200 * gib, 4 * mib, 102*gib + 16*mib}, // unknown: all that can be used
 		{100 * gib, 0, 20 * gib, 4 * mib, 18 * gib},          // or what there is
-		{100 * gib, gib, 200 * gib, 4 * mib, 20 * gib},
+		{100 * gib, gib, 30 * gib, 4 * mib, 20 * gib},
+		{100 * gib, gib, 100 * gib, 4 * mib, 45 * gib}, // half of what may be taken
+		{100 * gib, gib, 400 * gib, 4 * mib, 102*gib + 16*mib},
 		{100 * gib, gib, 6 * gib, 4 * mib, 5*gib + 408*mib},
 		{100 * gib, gib, 4 * gib, 4 * mib, 0}, // less than is expected
 		{100 * gib, 0, 60 * mib, 4 * mib, 0},

@@ -62,8 +62,8 @@ func storeSize(volume, expect, free, unit int64) int64 {
 	have := (free - free*keepFree/100) / unit * unit
 	all := (volume + volume/50 + 16<<20 + unit - 1) / unit * unit // every chunk once: more is never used
 	want := all
-	if expect > 0 {
-		want = min(all, (4*least(volume, expect)+unit-1)/unit*unit) // bursts; it is given back
+	if expect > 0 { // bursts are held by half of what is free, or more where more is expected: it is given back soon, and costs nothing to make
+		want = min(all, max(have/2, 4*least(volume, expect))/unit*unit)
 	}
 	got := min(want, have)
 	if got < least(volume, expect) {
