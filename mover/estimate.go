@@ -87,6 +87,14 @@ func (p Pace) Pause(dirty, unknown int64) time.Duration {
 	return freeze + cutoverTrips*p.RTT + time.Duration(s*float64(time.Second))
 }
 
+// Flushed takes in how long filesystems took to write back what a freeze would have had to. What the last freeze took was for what was dirty
+// then: it counts less with each flush, or one that was slow once would keep the writers from ever being stopped again.
+func (p *Pace) Flushed(took time.Duration) {
+	if p.Freeze > defaultFreeze {
+		p.Freeze = min(p.Freeze, max(took, p.Freeze/2, defaultFreeze))
+	}
+}
+
 // momentTrips: STATE, OPEN, OFFER, DATA and ACK, one to spare.
 const momentTrips = 5
 

@@ -143,6 +143,7 @@ func Verdict(r *mover.Report) string {
 	switch {
 	case !r.OK:
 		return "NOT done" + comma(r.Error)
+	case len(r.Members) > 0 && !slices.ContainsFunc(r.Members, func(m *mover.Report) bool { return m.SourceRoot == "" || m.SourceRoot != m.TargetRoot }):
 	case r.SourceRoot == "" || r.SourceRoot != r.TargetRoot:
 		return "done"
 	}

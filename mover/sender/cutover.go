@@ -179,7 +179,7 @@ func (f *Flow) flushCaches(ctx context.Context) error {
 	if f.deps.Freezer == nil {
 		return nil
 	}
-	done := make(chan struct{})
+	began, done := time.Now(), make(chan struct{})
 	go func() { // a write-back cannot be interrupted; it harms nobody when nobody waits for it
 		defer close(done)
 		for _, dir := range f.deps.Freezer.Names() {
@@ -191,6 +191,8 @@ func (f *Flow) flushCaches(ctx context.Context) error {
 	}()
 	select {
 	case <-done:
+		took := time.Since(began)
+		f.setPace(func(p *mover.Pace) { p.Flushed(took) })
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
