@@ -148,7 +148,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 			asked.Details[name] = true
 		}
 	}
-	for name, v := range map[string]string{"point": r.Point, "change": r.Change, "to": r.To} {
+	for name, v := range map[string]string{"point": r.Point, "change": r.Change, "to": r.To, "dir": r.Dir} {
 		if v != "" {
 			asked.Details[name] = v
 		}
