@@ -164,6 +164,20 @@ func TestGroup(t *testing.T) {
 	})
 	w.must(1, "source", "sync", "server")
 	w.must(1, "source", "point", "server")
+
+	// A boot ends the freeze, the records and the tracking; what was handed over is the gateway's word then, and the way back is open.
+	w.end("source")
+	w.must(0, "", "thaw", "--all", "--yes", "--run", filepath.Join(w.dir, "run"))
+	for _, glob := range []string{w.dir + "/run/*.json", "/sys/fs/bpf/" + filepath.Base(w.dir)} {
+		paths, _ := filepath.Glob(glob)
+		for _, p := range paths {
+			if err := os.RemoveAll(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.begin("source")
+	w.all("source", "done after a boot", func(s mover.Status) bool { return s.State == mover.Done && s.Group.State == "done" })
 	w.must(0, "source", "rollback", "server", "--yes")
 	for i := range mounts {
 		if err := writes(mounts[i]); err != nil {

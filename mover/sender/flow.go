@@ -233,6 +233,9 @@ func (f *Flow) idle(ctx context.Context) (*order, error) {
 			return o, nil
 		default:
 		}
+		f.link.mu.Lock()
+		changed := f.link.changed // before the look: what changes after it wakes
+		f.link.mu.Unlock()
 		state, reason, next, wait := f.standing()
 		if wait == 0 {
 			return nil, ctx.Err()
@@ -241,9 +244,6 @@ func (f *Flow) idle(ctx context.Context) (*order, error) {
 			f.answerSync(err) // the gateway refuses: who waits for a pass would wait for the operator
 		}
 		f.show(state, reason, next)
-		f.link.mu.Lock()
-		changed := f.link.changed
-		f.link.mu.Unlock()
 		timer := time.NewTimer(wait)
 		select {
 		case o := <-f.orders:
