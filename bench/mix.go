@@ -254,8 +254,10 @@ func (m *mix) moment(ctx context.Context, st fault) error {
 	before := map[string]map[string]bool{}
 	for _, d := range m.f.disks {
 		all, err := m.f.points(ctx, d)
-		if err != nil { // the gateway is just starting
+		if err != nil { // the gateway is just starting: what is new afterwards will not be known
 			m.note("points: %.120v", err)
+			before = nil
+			break
 		}
 		before[d.Name] = map[string]bool{}
 		for _, p := range all {
@@ -284,7 +286,7 @@ func (m *mix) moment(ctx context.Context, st fault) error {
 	if err != nil {
 		return err
 	}
-	if verr != nil {
+	if verr != nil || before == nil {
 		m.note("%s: %.200v", st.kind, verr)
 		t.drop() // what it was of is not known
 		return nil

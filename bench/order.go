@@ -182,9 +182,12 @@ func (o *orderRun) look(ctx context.Context) error {
 		var images []string
 		for _, d := range o.f.disks {
 			p := moments[name][d.Name]
-			file := d.Target + ".points/" + p.ID + ".img"
+			files, err := filepath.Glob(d.Target + ".points/*" + p.ID + "*")
+			if err != nil || len(files) != 1 {
+				return fmt.Errorf("copies of point %s of %s: %v %v", p.ID, d.Name, files, err)
+			}
+			file := files[0]
 			if len(before) == 0 || o.n.good%10 == 0 { // the way that everybody goes; the others are read where they are kept
-				var err error
 				if file, err = o.f.restore(ctx, d, p.ID, "look-"+d.Name+"-"+name); err != nil {
 					return err
 				}
