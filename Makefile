@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 GO ?= go
 PREFIX ?= /usr/local
-RUNS ?= 200
+RUNS ?= 500
 SEED ?= 1
 # A count, not a time: at the end of a time, go test now and then reports the deadline itself as a failure.
 FUZZTIME ?= 5000x

@@ -160,15 +160,28 @@ func (k *killer) once(ctx context.Context) (who string, stall time.Duration, err
 		verb = []string{"point", r.o.unit()}
 	}
 	vctx, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() { // it fails, in one way or another
-		defer close(ended)
-		_, _ = r.Ctl(vctx, "source", verb...)
-	}()
-	defer func() { stop(); <-ended }()
+	verbs := make(chan error, 1)
+	ask := func() {
+		_, err := r.Ctl(vctx, "source", verb...)
+		verbs <- err
+	}
+	go ask() // it fails, in one way or another
+	defer func() { stop(); <-verbs }()
 	record := r.path("src-run/frozen-*.json")
-	if err := until(ctx, time.Minute, func() bool { found, _ := filepath.Glob(record); return len(found) > 0 }); err != nil {
-		return "before the freeze", 0, err
+	var verr error
+	err = until(ctx, time.Minute, func() bool {
+		if found, _ := filepath.Glob(record); len(found) > 0 {
+			return true
+		}
+		select {
+		case verr = <-verbs: // before it froze anything: what was disturbed before may echo
+			go func() { _ = pause(vctx, 300*time.Millisecond); ask() }()
+		default:
+		}
+		return false
+	})
+	if err != nil {
+		return "before the freeze", 0, errors.Join(err, verr)
 	}
 	if err := syscall.Kill(r.GatewayPid(), syscall.SIGSTOP); err != nil {
 		return "", 0, err
