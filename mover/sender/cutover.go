@@ -423,10 +423,10 @@ func (c *cutover) handOver(ctx context.Context, m *wire.Release) error {
 	f := c.f
 	for {
 		_, err := f.link.ask(ctx, m)
-		if !errors.Is(err, errDown) || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, sentinel.ErrRefused) || errors.Is(err, sentinel.ErrProtocol) {
 			return err
 		}
-		// Whether it was carried out is what the gateway knows.
+		// Whether it was carried out is what the gateway knows, also when it said before that it stops or fails.
 		if err := f.linkUp(ctx); err != nil {
 			return err
 		}
