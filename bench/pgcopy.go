@@ -20,8 +20,7 @@ type pgCopy struct {
 
 // restore restores the two disks of one moment, or, to do it wrong, of two.
 func (b *pgBench) restore(ctx context.Context, data, wal string) (_ *pgCopy, err error) {
-	b.n++
-	c := &pgCopy{b: b, dir: filepath.Join(b.store, fmt.Sprintf("copy-%d", b.n))}
+	c := &pgCopy{b: b, dir: filepath.Join(b.store, fmt.Sprintf("copy-%d", b.copies.Add(1)))}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())

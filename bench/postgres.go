@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -31,7 +33,7 @@ type PostgresOptions struct {
 // group of a real source and gateway. Each point is restored, mounted, and a server started on it, which must recover, be clean to
 // pg_amcheck, agree with itself, and hold every transaction that a client had seen acknowledged before the moment began.
 func Postgres(ctx context.Context, bin string, o PostgresOptions, w io.Writer, results *Results) (err error) {
-	b := &pgBench{o: o, w: w}
+	b := &pgBench{o: o, w: w, slots: make(chan struct{}, pgLooks)}
 	if b.pg.bin, err = findPostgres(); err != nil {
 		return err
 	}
@@ -57,6 +59,10 @@ func Postgres(ctx context.Context, bin string, o PostgresOptions, w io.Writer, r
 			return err
 		}
 	}
+	b.looks.Wait()
+	if err := errors.Join(b.errs...); err != nil {
+		return err
+	}
 	if err := b.wrong(ctx); err != nil {
 		return err
 	}
@@ -77,25 +83,33 @@ type pgMoment struct {
 }
 
 type pgBench struct {
-	o       PostgresOptions
-	w       io.Writer
-	r       *Rig
-	work    string // below o.Work
-	store   string // the XFS of targets and copies
-	disks   [2]string
-	dirs    [2]string // data, WAL
-	pg      postgres
-	load    *Proc
-	ledger  *ledger
-	moments []pgMoment
-	n       int // copies made
+	o      PostgresOptions
+	w      io.Writer
+	r      *Rig
+	work   string // below o.Work
+	store  string // the XFS of targets and copies
+	disks  [2]string
+	dirs   [2]string // data, WAL
+	pg     postgres
+	load   *Proc
+	ledger *ledger
+	copies atomic.Int64
+	looks  sync.WaitGroup // at copies, at most pgLooks at a time
+	slots  chan struct{}
+
+	mu      sync.Mutex // guards all below, and w while looks are under way
+	moments []*pgMoment
+	errs    []error
 	caught  int // wrong copies that were told
 	tried   int
 }
 
 var pgFlows = [2]string{"data", "wal"}
 
+const pgLooks = 4
+
 func (b *pgBench) close() error {
+	b.looks.Wait()
 	if b.load != nil {
 		b.load.Kill()
 	}
@@ -203,7 +217,7 @@ func (b *pgBench) gateway() error {
   flows:
 `, port, r.path("gw-state"), r.path("gw-run"), r.path("gateway.sock"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"))
 	for _, f := range pgFlows {
-		text += fmt.Sprintf("    - {tenant: demo, host: web1, name: %s, target: %s, create: true, points: {method: reflink, keep: {last: 4, hourly: 0, daily: 0}}}\n",
+		text += fmt.Sprintf("    - {tenant: demo, host: web1, name: %s, target: %s, create: true, points: {method: reflink, keep: {last: 8, hourly: 0, daily: 0}}}\n",
 			f, filepath.Join(b.store, f+".img"))
 	}
 	if err := os.WriteFile(r.path("gateway.yaml"), []byte(text), 0o600); err != nil {
@@ -301,39 +315,57 @@ func (b *pgBench) moment(ctx context.Context, hook bool) error {
 	if !alive(b.load) {
 		return fmt.Errorf("pgbench ended: %w", b.load.err)
 	}
-	m := pgMoment{hook: hook, acked: b.ledger.acked.Load()}
+	b.slots <- struct{}{} // as many moments as copies can be looked at: the gateway keeps only the last ones
+	m := &pgMoment{hook: hook, acked: b.ledger.acked.Load()}
 	out, err := b.r.Ctl(ctx, "source", "point", "db", "-o", "json")
 	if err != nil {
+		<-b.slots
 		return err
 	}
 	var report mover.Report
 	if err := json.Unmarshal(out, &report); err != nil {
+		<-b.slots
 		return fmt.Errorf("report of a point: %w: %s", err, out)
 	}
 	m.id, m.worth, m.pause = mover.PointID(report.MomentTime, report.Moment), report.Consistency, report.Pause
 	last := b.ledger.acked.Load() + 1 // one may be under way
+	b.mu.Lock()
+	b.moments = append(b.moments, m)
+	n := len(b.moments)
+	b.mu.Unlock()
+	b.looks.Go(func() {
+		defer func() { <-b.slots }()
+		err := b.look(ctx, m, last, report.Worse)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if err != nil {
+			b.errs = append(b.errs, fmt.Errorf("moment %d: %w", n, err))
+		}
+		verdict := "ok"
+		if m.bad != nil {
+			verdict = "BAD: " + m.bad.Error()
+		}
+		fmt.Fprintf(b.w, "%3d  %s  %-5s  pause %4.0f ms  %6d acknowledged before, %6d there  recovery %.2f s  %s\n",
+			n, m.id, m.worth, m.pause*1000, m.acked, m.held, m.recovery, verdict)
+	})
+	return nil
+}
+
+// look judges the copy of a moment, which can hold the rows up to last. An error is not the copy's.
+func (b *pgBench) look(ctx context.Context, m *pgMoment, last int64, worse []string) error {
 	c, err := b.restore(ctx, m.id, m.id)
 	if err != nil {
+		m.bad = err
 		return err
 	}
 	m.held, m.recovery, m.bad = c.check(ctx, m.acked)
 	if m.bad == nil && m.held > last {
 		m.bad = fmt.Errorf("it holds %d rows, of which only %d can have been written", m.held, last)
 	}
-	if want := map[bool]string{true: "app", false: "crash"}[hook]; m.bad == nil && m.worth != want {
-		m.bad = fmt.Errorf("it is called %s consistent, not %s: %v", m.worth, want, report.Worse)
+	if want := map[bool]string{true: "app", false: "crash"}[m.hook]; m.bad == nil && m.worth != want {
+		m.bad = fmt.Errorf("it is called %s consistent, not %s: %v", m.worth, want, worse)
 	}
-	if err := c.close(); err != nil {
-		return err
-	}
-	b.moments = append(b.moments, m)
-	verdict := "ok"
-	if m.bad != nil {
-		verdict = "BAD: " + m.bad.Error()
-	}
-	fmt.Fprintf(b.w, "%3d  %s  %-5s  pause %4.0f ms  %6d acknowledged before, %6d there  recovery %.2f s  %s\n",
-		len(b.moments), m.id, m.worth, m.pause*1000, m.acked, m.held, m.recovery, verdict)
-	return nil
+	return c.close()
 }
 
 // wrong sees that the checks can fail: more rows than the moment can have, and data and WAL of two moments.

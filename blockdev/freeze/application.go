@@ -52,7 +52,7 @@ func NewApplication(o ApplicationOptions) *Application {
 
 func (a *Application) path() string { return recordPath(a.o.RunDir, momentPrefix, a.o.Group) }
 
-// Pre runs the pre command for a moment. When it fails, Post has run before Pre returns, and there is nothing to freeze for.
+// Pre runs the pre command for a moment. When it fails, Post has run before Pre returns, and the applications are not prepared.
 func (a *Application) Pre(ctx context.Context, moment string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
