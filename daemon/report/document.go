@@ -92,6 +92,12 @@ func (d *Document) Fill(past history.Past) {
 			f.count(&e)
 		}
 	}
+	for i := range d.Flows { // one whose volume is not open any more does not tell its size
+		f := &d.Flows[i]
+		if r := f.Last("cutover", "rehearsal", "verify"); f.Status.Size == 0 && r != nil {
+			f.Status.Size = r.Compared + r.Free
+		}
+	}
 }
 
 // members are the events of a group's flows.

@@ -261,7 +261,7 @@ func spread(points []pause) string {
 	}
 	slices.Sort(all)
 	at := func(q float64) string { return units.Duration(seconds(all[int(q*float64(len(all)-1))])) }
-	return fmt.Sprintf("%d recovery points with a freeze: median %s, longest %s.", len(all), at(.5), at(1))
+	return fmt.Sprintf("Pauses of all recovery points with a freeze (%d): median %s, longest %s.", len(all), at(.5), at(1))
 }
 
 func total(steps []mover.Step) (sum float64) {

@@ -77,7 +77,7 @@ func (d *Document) timeline(width float64, from, until time.Time) timeline {
 			l.Shapes = append(l.Shapes, shape{D: bar(x.from, x.until, l.Y-8, 16), Class: "off", Title: x.title})
 		}
 		l.Shapes = append(l.Shapes, passes(f, a, l.Y)...)
-		l.Shapes = append(l.Shapes, signs(append(slices.Clone(f.Events), d.Events...), a, l.Y, f.Group)...)
+		l.Shapes = append(l.Shapes, signs(append(slices.Clone(f.Events), d.Events...), a, l.Y, f.Status.Flow, f.Group)...)
 		t.Lanes = append(t.Lanes, l)
 	}
 	return t
@@ -134,7 +134,7 @@ func bar(from, until, y, h float64) string {
 }
 
 // signs draws events; several of one kind at one place are one sign.
-func signs(events []mover.Event, a axis, y float64, group string) (out []shape) {
+func signs(events []mover.Event, a axis, y float64, flow, group string) (out []shape) {
 	slices.SortStableFunc(events, func(x, y mover.Event) int { return x.Time.Compare(y.Time) })
 	type sign struct {
 		x     float64
@@ -146,7 +146,7 @@ func signs(events []mover.Event, a axis, y float64, group string) (out []shape) 
 	for i := range events {
 		e := &events[i]
 		class := marks[e.Kind]
-		if class == "" || e.Flow != "" && e.Flow == group && e.Kind != "moment" { // members tell the rest themselves
+		if class == "" || e.Flow != "" && e.Flow != flow && e.Flow != group || e.Report != nil && len(e.Report.Members) > 0 { // members tell the rest themselves
 			continue
 		}
 		if (e.Error != "" || e.Report != nil && !e.Report.OK) && class != "gap" {

@@ -81,6 +81,9 @@ func TestRehearseRollbackVerify(t *testing.T) {
 	r.startSource()
 	r.wait("done", func(s mover.Status) bool { return s.State == mover.Done })
 	must(t, r.flow.Rollback(ctx))
+	if s := r.flow.Status(); s.State == mover.Done {
+		t.Errorf("still %s after the rollback: moverctl finish would give the source up", s.State)
+	}
 	r.vol.write(1<<20, 1<<20)
 	stop()
 	r.sync()

@@ -272,6 +272,8 @@ func (f *Flow) rollback(ctx context.Context) error {
 	f.mu.Unlock()
 	f.reclaim = true
 	f.due = f.due.Truncate(0)
+	// At once: the rescan takes a while to begin, and who asks meanwhile whether the flow is cut over must not hear yes.
+	f.show(mover.Idle, "taken back; a rescan is about to begin", "")
 	return errors.Join(errs...)
 }
 
