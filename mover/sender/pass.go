@@ -40,7 +40,8 @@ type pass struct {
 	stop func()
 	end  bool // the plan is at its end
 
-	asked bool // COMMIT was sent, and may have been carried out
+	asked     bool // COMMIT was sent, and may have been carried out
+	committed bool // COMMITTED was heard, in answer to COMMIT or to OPEN
 
 	mu      sync.Mutex // guards all below; one run and the status read them
 	mode    mover.Mode

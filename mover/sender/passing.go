@@ -288,7 +288,7 @@ func (f *Flow) bring(ctx context.Context, p *pass) error {
 			return err
 		}
 	}
-	if committed, err := f.open(ctx, p); err != nil || committed {
+	if err := f.open(ctx, p); err != nil || p.committed {
 		return err
 	}
 	if p.begun() {
@@ -310,8 +310,8 @@ func identity(v blockdev.Volume) string {
 	return strings.TrimSuffix(v.Identity(), fmt.Sprintf("/%d", v.Size()))
 }
 
-// open opens or resumes p at the gateway. committed: that was done already, and the answer was lost.
-func (f *Flow) open(ctx context.Context, p *pass) (committed bool, err error) {
+// open opens or resumes p at the gateway, or hears that p is committed already and the answer was lost.
+func (f *Flow) open(ctx context.Context, p *pass) error {
 	m := &wire.Open{Pass: p.id, Kind: uint8(p.kind), Consistency: uint8(p.consistency), Generation: p.generation, Epoch: p.epoch,
 		VolumeSize: uint64(f.deps.Volume.Size()), BlockSize: uint32(f.deps.Volume.BlockSize()), LeafSize: chunker.LeafSize,
 		Estimate: uint64(p.total), Identity: identity(f.deps.Volume)}
@@ -323,23 +323,26 @@ func (f *Flow) open(ctx context.Context, p *pass) (committed bool, err error) {
 	}
 	a, err := f.link.ask(ctx, m)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if done, ok := a.(*wire.Committed); ok && p.asked {
-		return true, p.agree(done)
+		return p.agree(done)
 	}
 	o, ok := a.(*wire.Opened)
 	if !ok || o.Pass != p.id {
-		return false, fmt.Errorf("%w: %T in answer to OPEN", sentinel.ErrProtocol, a)
+		return fmt.Errorf("%w: %T in answer to OPEN", sentinel.ErrProtocol, a)
 	}
 	if !p.resume(o) {
-		return false, fmt.Errorf("%w: the gateway has lost batches of pass %v that it had acked; the pass begins anew", sentinel.ErrCorrupt, p.id)
+		return fmt.Errorf("%w: the gateway has lost batches of pass %v that it had acked; the pass begins anew", sentinel.ErrCorrupt, p.id)
 	}
-	return false, nil
+	return nil
 }
 
 // commit ends p at the gateway. A lost answer is asked for by OPEN: the gateway remembers its last commit.
 func (f *Flow) commit(ctx context.Context, p *pass) error {
+	if p.committed {
+		return nil
+	}
 	p.mu.Lock()
 	c := p.counts
 	n := p.lastSeq
@@ -386,6 +389,7 @@ func (p *pass) agree(m *wire.Committed) error {
 	if mover.Counts(m.Counts) != p.counts {
 		return fmt.Errorf("%w: counts of pass %v: source %+v, gateway %+v", sentinel.ErrCorrupt, p.id, p.counts, m.Counts)
 	}
+	p.committed = true
 	return nil
 }
 
