@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/mover"
@@ -25,11 +26,17 @@ func TestMoment(t *testing.T) {
 	w.must(0, "source", "pause", "server")
 	const group = "acme/db1/server"
 	m := w.moments()[0]
+	for end := time.Now().Add(20 * time.Second); m.Points[0].Point.Image == "" || m.Points[1].Point.Image == ""; m = w.moments()[0] {
+		if time.Now().After(end) { // roots are read after the source has its answer
+			t.Fatalf("no roots: %+v", m)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	var kept []string // in the order of the moment's points: data, root
 	for i, name := range []string{"data", "root"} {
 		target := targets[1-i]
 		all, err := filepath.Glob(target + ".points/*" + m.Points[i].Point.ID + ".img")
-		if err != nil || len(all) != 1 || m.Points[i].Flow != "acme/db1/"+name || m.Points[i].Point.Image == "" {
+		if err != nil || len(all) != 1 || m.Points[i].Flow != "acme/db1/"+name {
 			t.Fatalf("%v %v %+v", all, err, m)
 		}
 		kept = append(kept, all[0])

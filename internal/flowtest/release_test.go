@@ -34,12 +34,19 @@ func TestReleaseWhileGatewayStops(t *testing.T) {
 		}
 		return nil
 	})
+	started := make(chan struct{})
 	go func() {
+		defer close(started)
 		<-ended
 		r.gwEnd = nil
 		r.startGateway()
 	}()
 	rep, err := r.cutover(sender.CutoverOptions{Limit: 10 * time.Second, Deadline: 20 * time.Second})
+	select {
+	case <-started:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("the gateway was not told to stop: %v; %+v", err, rep)
+	}
 	if err != nil || !rep.OK || rep.Left != "frozen" || !(freezer{r.vol}).Held() {
 		t.Fatalf("%v; %+v", err, rep)
 	}
