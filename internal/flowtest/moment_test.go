@@ -176,7 +176,7 @@ func TestMomentFailsAsOne(t *testing.T) {
 		{"the gateway goes down", func(*hooked) sender.PointOptions {
 			within(bad.stopGateway)
 			return short
-		}, bad.startGateway, "freeze deadline of 2s"},
+		}, bad.startGateway, "deadline"},
 		{"the operator thaws", func(h *hooked) sender.PointOptions {
 			within(func() {
 				slow := make(chan struct{})
