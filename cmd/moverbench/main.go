@@ -15,7 +15,7 @@ import (
 
 	"github.com/moverd/mover/bench"
 	"github.com/moverd/mover/bench/churn"
-	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/internal/strict"
 )
 
 func main() {
@@ -70,7 +70,7 @@ func churnCommand() *cobra.Command {
 				text string
 				to   *int64
 			}{{rate, &c.Rate}, {size, &c.FileSize}} {
-				n, err := config.ParseSize(v.text)
+				n, err := strict.ParseSize(v.text)
 				if err != nil {
 					return err
 				}

@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/discover"
+	"github.com/moverd/mover/internal/strict"
 )
 
 // discovery is the flags of discover.
@@ -61,7 +61,7 @@ func (a *app) discoverCmd() *cobra.Command {
 // checkDiscovery refuses what would only come to light after the measurement.
 func (a *app) checkDiscovery(d *discovery) error {
 	if d.line != "" {
-		rate, err := config.ParseRate(d.line)
+		rate, err := strict.ParseRate(d.line)
 		if err != nil || rate <= 0 {
 			return usagef("--line %q: write a rate as in 100MiB/s or 1Gbit/s", d.line)
 		}

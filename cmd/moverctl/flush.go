@@ -9,9 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/control"
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/strict"
 	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
 )
@@ -26,7 +26,7 @@ func (a *app) flushCmd() *cobra.Command {
 other services, so that the comparison after the boot finds little. Flows that are paused, stopped or cut over are left alone.`,
 		Args: exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			left, err := config.ParseSize(least)
+			left, err := strict.ParseSize(least)
 			if err != nil {
 				return usagef("--left: %v", err)
 			}

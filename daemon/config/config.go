@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/moverd/mover/internal/strict"
 	"github.com/moverd/mover/wire"
 )
 
@@ -159,11 +160,13 @@ type Keep struct {
 	Daily  int `yaml:"daily"`
 }
 
-func (f *GatewayFlow) defaults() {
+// Defaults are those of moverd.yaml(5).
+func (f *GatewayFlow) Defaults() {
 	f.Points = Points{Method: "auto", Keep: Keep{Last: 3, Hourly: 24, Daily: 7}}
 }
 
-func (g *Group) defaults() {
+// Defaults are those of moverd.yaml(5).
+func (g *Group) Defaults() {
 	*g = Group{Hooks: Hooks{Timeout: Duration(30 * time.Second)}, Cutover: defaultCutover(), Snapshot: "auto"}
 }
 
@@ -171,7 +174,8 @@ func defaultCutover() Cutover {
 	return Cutover{Limit: Duration(time.Second), FreezeDeadline: Duration(10 * time.Second), Leave: "frozen"}
 }
 
-func (s *Source) defaults() {
+// Defaults are those of moverd.yaml(5).
+func (s *Source) Defaults() {
 	*s = Source{
 		State: "/var/lib/mover", Run: "/run/mover",
 		Metrics:     Metrics{Listen: "127.0.0.1:9464"},
@@ -184,13 +188,15 @@ func (s *Source) defaults() {
 	}
 }
 
-func (f *SourceFlow) defaults() {
+// Defaults are those of moverd.yaml(5).
+func (f *SourceFlow) Defaults() {
 	f.Interval = Duration(30 * time.Second)
 	f.OnReadError = "stop"
 	f.Cutover = defaultCutover()
 }
 
-func (g *Gateway) defaults() {
+// Defaults are those of moverd.yaml(5).
+func (g *Gateway) Defaults() {
 	*g = Gateway{
 		Listen: ":9465", State: "/var/lib/mover", Run: "/run/mover",
 		Metrics:  Metrics{Listen: "127.0.0.1:9466"},
@@ -223,15 +229,15 @@ func Load(path, role string) (*Config, error) {
 
 // parse checks raw, which came from file.
 func parse(file string, raw []byte, role string) (*Config, error) {
-	d := &decoder{file: file, lines: map[string]int{}, empty: "is empty; it needs a section source: or gateway:"}
 	c := &Config{}
-	if err := d.document(bytes.NewReader(raw), c); err != nil {
+	faults, err := strict.Decode(file, raw, c, "is empty; it needs a section source: or gateway:")
+	if err != nil {
 		return nil, err
 	}
 	c.derive()
-	v := &validator{file: file, lines: d.lines, role: role}
+	v := &validator{faults, role}
 	v.config(c)
-	return c, v.first()
+	return c, v.First()
 }
 
 // derive fills what follows from other keys.

@@ -64,7 +64,7 @@ func (v *validator) groups(s *Source, flows map[string]int) {
 				continue
 			}
 			member[name] = g.Name
-			if own := fmt.Sprintf("source.flows[%d].cutover", flow); v.lines[own] != 0 {
+			if own := fmt.Sprintf("source.flows[%d].cutover", flow); v.Line(own) != 0 {
 				v.bad(own, "flow %q is cut over with its group %q only; write it there", name, g.Name)
 			}
 		}

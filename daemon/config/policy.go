@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/moverd/mover/internal/pki"
+	"github.com/moverd/mover/internal/strict"
 )
 
 // Policy is the gateway's policy file: the first rule whose tenant and host match decides; without one, the host may touch nothing.
@@ -44,12 +44,12 @@ func LoadPolicy(file string) (*Policy, error) {
 }
 
 func parsePolicy(file string, raw []byte) (*Policy, error) {
-	d := &decoder{file: file, lines: map[string]int{}, empty: "is empty; a policy needs rules:"}
 	p := &Policy{}
-	if err := d.document(bytes.NewReader(raw), p); err != nil {
+	faults, err := strict.Decode(file, raw, p, "is empty; a policy needs rules:")
+	if err != nil {
 		return nil, err
 	}
-	v := &validator{file: file, lines: d.lines}
+	v := &validator{Faults: faults}
 	if len(p.Rules) == 0 {
 		v.bad("rules", "needs at least one rule; without any nobody may do anything")
 	}
@@ -80,7 +80,7 @@ func parsePolicy(file string, raw []byte) (*Policy, error) {
 			}
 		}
 	}
-	return p, v.first()
+	return p, v.First()
 }
 
 // pattern checks a name that may end in *.

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,35 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/internal/pki"
+	"github.com/moverd/mover/internal/strict"
 	"github.com/moverd/mover/wire"
 )
 
-// validator collects what is wrong and where; the first in the order of the file is told.
+// validator looks at the values of a file.
 type validator struct {
-	file  string
-	role  string // "": both
-	lines map[string]int
-	errs  []*Error
+	*strict.Faults
+	role string // "": both
 }
 
-func (v *validator) bad(key, format string, a ...any) {
-	line := v.lines[key]
-	for at := key; line == 0 && at != ""; {
-		// A key that is missing is told on the line of what should hold it.
-		cut := strings.LastIndexAny(at, ".[")
-		at = at[:max(cut, 0)]
-		line = v.lines[at]
-	}
-	v.errs = append(v.errs, &Error{File: v.file, Line: line, Key: key, Text: fmt.Sprintf(format, a...)})
-}
-
-func (v *validator) first() error {
-	if len(v.errs) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(v.errs, func(a, b *Error) int { return a.Line - b.Line })
-	return v.errs[0]
-}
+func (v *validator) bad(key, format string, a ...any) { v.Add(key, format, a...) }
 
 func (v *validator) config(c *Config) {
 	if c.Source == nil && c.Gateway == nil {
@@ -213,11 +194,7 @@ func (v *validator) once(key, what, s string, i int, list string, seen map[strin
 	seen[s] = i
 }
 
-func (v *validator) among(key, s string, allowed ...string) {
-	if !slices.Contains(allowed, s) {
-		v.bad(key, "%q is none of %s", s, strings.Join(allowed, ", "))
-	}
-}
+func (v *validator) among(key, s string, allowed ...string) { v.Among(key, s, allowed...) }
 
 func (v *validator) atLeast(key string, s, least Size) {
 	if s < least {

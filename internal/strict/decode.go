@@ -1,6 +1,8 @@
-package config
+// Package strict reads YAML files that people write: what is not understood is refused with its file, line and key.
+package strict
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -33,27 +35,36 @@ func (e *Error) Error() string {
 	return where + ": " + e.Text
 }
 
-// Is makes every config error one of usage.
+// Is makes every error of a file one of usage.
 func (e *Error) Is(target error) bool { return target == sentinel.ErrUsage }
 
-// scalar is a value with a spelling of its own: sizes, rates, paths.
-type scalar interface{ parse(s string) error }
+// Scalar is a value with a spelling of its own: sizes, rates, paths.
+type Scalar interface{ Parse(s string) error }
 
-// defaulter is an element of a list that has defaults.
-type defaulter interface{ defaults() }
+// Defaulter is a section, or an element of a list, that has defaults.
+type Defaulter interface{ Defaults() }
 
-// decoder fills structs from YAML strictly and remembers on which line each key stood.
+// decoder fills structs from YAML and remembers on which line each key stood.
 type decoder struct {
 	file  string
 	lines map[string]int
 	empty string // what to say of an empty file
 }
 
+// Decode fills v, a pointer to a struct that holds the defaults, from the only document in raw, which came from file. empty is what to say
+// of a file without any. Fields have yaml tags. What is wrong with the values is collected in the Faults, which know the lines.
+func Decode(file string, raw []byte, v any, empty string) (*Faults, error) {
+	d := &decoder{file: file, lines: map[string]int{}, empty: empty}
+	if err := d.document(bytes.NewReader(raw), v); err != nil {
+		return nil, err
+	}
+	return &Faults{file: file, lines: d.lines}, nil
+}
+
 func (d *decoder) fail(n *yaml.Node, key, format string, a ...any) error {
 	return &Error{File: d.file, Line: n.Line, Key: key, Text: fmt.Sprintf(format, a...)}
 }
 
-// document decodes the only document of r into v, a pointer to a struct that holds the defaults.
 func (d *decoder) document(r io.Reader, v any) error {
 	var root yaml.Node
 	dec := yaml.NewDecoder(r)
@@ -90,11 +101,11 @@ func (d *decoder) value(n *yaml.Node, key string, v reflect.Value) error {
 	if n.Kind == yaml.AliasNode {
 		return d.fail(n, key, "aliases are not allowed; write the value out")
 	}
-	if s, ok := v.Addr().Interface().(scalar); ok {
+	if s, ok := v.Addr().Interface().(Scalar); ok {
 		if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
 			return d.fail(n, key, "needs one value")
 		}
-		if err := s.parse(n.Value); err != nil {
+		if err := s.Parse(n.Value); err != nil {
 			return d.fail(n, key, "%v", err)
 		}
 		return nil
@@ -103,8 +114,8 @@ func (d *decoder) value(n *yaml.Node, key string, v reflect.Value) error {
 	case reflect.Pointer:
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
-			if x, ok := v.Interface().(defaulter); ok {
-				x.defaults()
+			if x, ok := v.Interface().(Defaulter); ok {
+				x.Defaults()
 			}
 		}
 		return d.value(n, key, v.Elem())
@@ -136,7 +147,7 @@ func (d *decoder) scalar(n *yaml.Node, key string, v reflect.Value) error {
 		}
 		v.SetInt(i)
 	default:
-		panic("config: kind " + v.Kind().String())
+		panic("strict: kind " + v.Kind().String())
 	}
 	return nil
 }
@@ -148,8 +159,8 @@ func (d *decoder) sequence(n *yaml.Node, key string, v reflect.Value) error {
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, c := range n.Content {
 		elem := v.Index(i)
-		if x, ok := elem.Addr().Interface().(defaulter); ok {
-			x.defaults()
+		if x, ok := elem.Addr().Interface().(Defaulter); ok {
+			x.Defaults()
 		}
 		if err := d.value(c, fmt.Sprintf("%s[%d]", key, i), elem); err != nil {
 			return err
