@@ -1,0 +1,227 @@
+package shape
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// LineConfig is a circuit as its owner describes it.
+type LineConfig struct {
+	Timetable Timetable // Rate is that of the circuit; 0: unlimited
+	Month     int64     // bytes that may be sent in a month; 0: no such bound
+	Billing   Billing
+}
+
+// Used is what a line has carried in the period of its bill; it is kept on disk.
+type Used struct {
+	Begin   time.Time `json:"begin"`   // of the period
+	Month   time.Time `json:"month"`   // of the calendar month that Bytes belongs to
+	Bytes   int64     `json:"bytes"`   // since Month began
+	Samples []int64   `json:"samples"` // bytes of each sample of the period; missing ones at the end are to come
+	Peak    int64     `json:"peak"`    // that was set when the period began, or the lowest since; bytes/s
+}
+
+// Line decides what may go over one circuit. It is not safe for concurrent use.
+type Line struct {
+	cfg  LineConfig
+	used Used
+	slot int  // of the sample that runs
+	over bool // the sample that runs may go beyond the peak
+
+	counted   time.Time // what beyond was counted from
+	countedTo int       // slot
+	beyond    int
+}
+
+// Allowance is what a line may carry now.
+type Allowance struct {
+	Rate   int64 // bytes/s; 0: nothing but what a cutover under way needs
+	Why    string
+	Burst  bool  // a sample that costs nothing is being used
+	Frozen int64 // bytes/s for cutovers, at least Rate
+}
+
+// NewLine makes a line that goes on from what it has carried.
+func NewLine(cfg LineConfig, used Used) *Line {
+	cfg.Billing = cfg.Billing.withDefaults()
+	return &Line{cfg: cfg, used: used, slot: -1}
+}
+
+// Set changes the line from now on. Samples stay counted, also when a lower peak makes them cost something.
+func (l *Line) Set(cfg LineConfig) {
+	cfg.Billing = cfg.Billing.withDefaults()
+	if cfg.Billing.Sample != l.cfg.Billing.Sample || cfg.Billing.Period != l.cfg.Billing.Period {
+		l.used.Samples, l.used.Begin = nil, time.Time{}
+	}
+	l.cfg, l.slot, l.over, l.counted = cfg, -1, false, time.Time{}
+}
+
+// Used is a copy of what has been carried.
+func (l *Line) Used() Used {
+	u := l.used
+	u.Samples = slices.Clone(u.Samples)
+	return u
+}
+
+// Config is the line as it is now.
+func (l *Line) Config() LineConfig { return l.cfg }
+
+// Count adds n bytes that crossed the line by now.
+func (l *Line) Count(now time.Time, n int64) {
+	l.turn(now)
+	l.used.Bytes += n
+	l.used.Samples[l.slot] += n
+}
+
+// turn moves on to the sample that holds now; what has no bytes was idle. A clock that was set back goes on with the last sample.
+func (l *Line) turn(now time.Time) {
+	b := &l.cfg.Billing
+	y, m, _ := now.In(b.Zone).Date()
+	if month := time.Date(y, m, 1, 0, 0, 0, 0, b.Zone); month.After(l.used.Month) {
+		l.used.Month, l.used.Bytes = month, 0
+	}
+	begin, _ := b.period(now)
+	if begin.After(l.used.Begin) {
+		l.used.Begin, l.used.Samples, l.slot = begin, nil, -1
+	}
+	slot := max(0, int(now.Sub(l.used.Begin)/b.Sample))
+	if slot < len(l.used.Samples)-1 {
+		slot = len(l.used.Samples) - 1
+	}
+	for len(l.used.Samples) <= slot {
+		l.used.Samples = append(l.used.Samples, 0)
+	}
+	if slot != l.slot {
+		l.slot, l.over = slot, false
+	}
+}
+
+// Demand is what all flows of the line together want.
+type Demand struct {
+	Backlog int64 // bytes that are known to wait
+	Cutover bool  // some of them for a cutover
+}
+
+// Allow tells what the line may carry now.
+func (l *Line) Allow(now time.Time, d Demand) Allowance {
+	l.turn(now)
+	rate := l.cfg.Timetable.At(now)
+	a := Allowance{Rate: rate, Why: "the line's rate"}
+	if rate == 0 {
+		a.Rate, a.Why = Unlimited, "no rate is set"
+	} else if rate != l.cfg.Timetable.Rate {
+		a.Why = "the timetable"
+	}
+	a = l.bill(now, a, d)
+	a.Frozen = a.Rate
+	return l.month(a)
+}
+
+// monthReserve is the part of a month's bytes that only cutovers may use.
+const monthReserve = 0.01
+
+func (l *Line) month(a Allowance) Allowance {
+	if l.cfg.Month == 0 {
+		return a
+	}
+	left := l.cfg.Month - l.used.Bytes
+	switch {
+	case left <= 0:
+		a.Rate, a.Frozen, a.Why = 0, 0, "the bytes of the month are spent; they come back on "+l.nextMonth()
+	case left <= int64(float64(l.cfg.Month)*monthReserve):
+		a.Rate, a.Why = 0, "the bytes of the month are spent but for what is kept for cutovers; they come back on "+l.nextMonth()
+	}
+	return a
+}
+
+func (l *Line) nextMonth() string { return l.used.Month.AddDate(0, 1, 0).Format("2006-01-02") }
+
+const (
+	// sampleMargin keeps a sample's average below the peak although what is under way when it ends counts to one or the other.
+	sampleMargin = 0.005
+	// catchUp is how much faster than the peak a sample may run that began slowly.
+	catchUp = 1.25
+)
+
+// bill bounds a by what may be billed: the average of a sample stays at the peak, or the sample is one of those that cost nothing.
+func (l *Line) bill(now time.Time, a Allowance, d Demand) Allowance {
+	b := &l.cfg.Billing
+	if b.Model == Flat || b.Peak == 0 || b.Peak >= a.Rate {
+		return a
+	}
+	begin := l.used.Begin.Add(time.Duration(l.slot) * b.Sample)
+	elapsed := min(max(0, now.Sub(begin)), b.Sample)
+	left, quota := b.Sample-elapsed, float64(b.Peak)*b.Sample.Seconds()*(1-sampleMargin)
+	used := float64(l.used.Samples[l.slot])
+	if !l.over && l.spare(now, d.Cutover) > 0 && l.worth(a.Rate, elapsed, d) {
+		l.over = true
+	}
+	if l.over || l.used.Samples[l.slot] > l.limit() {
+		a.Burst, a.Why = true, fmt.Sprintf("a sample of %v that costs nothing; %d more are left", b.Sample, max(0, l.spare(now, true)))
+		return a
+	}
+	a.Why = fmt.Sprintf("the peak of %s billing", b.Model)
+	rest := max(0, quota-used)
+	a.Rate = min(a.Rate, int64(min(rest/max(left.Seconds(), b.Sample.Seconds()/100), float64(b.Peak)*catchUp)))
+	return a
+}
+
+// worth tells whether a sample that costs nothing is well used now: it is full to its end, or a cutover waits.
+func (l *Line) worth(rate int64, elapsed time.Duration, d Demand) bool {
+	b := &l.cfg.Billing
+	if d.Cutover {
+		return float64(d.Backlog) > float64(b.Peak) // more than a second at the peak
+	}
+	return elapsed <= b.Sample/20 && float64(d.Backlog) >= 0.9*float64(min(rate, Unlimited/int64(b.Sample.Seconds()+1)))*b.Sample.Seconds()
+}
+
+// Spare is how many further samples may go beyond the peak, for a cutover at least.
+func (l *Line) Spare(now time.Time) int {
+	if l.cfg.Billing.Model == Flat || l.cfg.Billing.Peak == 0 {
+		return 0
+	}
+	l.turn(now)
+	return max(0, l.spare(now, true))
+}
+
+// spare is how many further samples may go beyond the peak. Those of a period are spread over it, but for a part that may go at once: a burst
+// empties the queue, and what the peak could have carried afterwards is lost for good.
+func (l *Line) spare(now time.Time, cutover bool) int {
+	b := &l.cfg.Billing
+	begin, end := b.counted(now)
+	n := b.free(begin, end)
+	if !cutover {
+		n -= b.Keep
+		if b.Model == Plain95 {
+			n = int(float64(n) * min(1, atOnce+(1-atOnce)*float64(now.Sub(begin))/float64(end.Sub(begin))))
+		}
+	}
+	n -= l.bursts(begin)
+	if l.over || l.used.Samples[l.slot] > l.limit() {
+		n--
+	}
+	return n
+}
+
+// atOnce is the part of a period's samples that cost nothing which may be used before its time has come.
+const atOnce = 0.25
+
+func (l *Line) limit() int64 {
+	return int64(float64(l.cfg.Billing.Peak) * l.cfg.Billing.Sample.Seconds())
+}
+
+// bursts counts the samples beyond the peak since begin, without the one that runs.
+func (l *Line) bursts(begin time.Time) int {
+	if l.counted == begin && l.countedTo == l.slot {
+		return l.beyond
+	}
+	first := max(0, int(begin.Sub(l.used.Begin)/l.cfg.Billing.Sample))
+	l.counted, l.countedTo, l.beyond = begin, l.slot, 0
+	for _, n := range l.used.Samples[min(first, l.slot):l.slot] {
+		if n > l.limit() {
+			l.beyond++
+		}
+	}
+	return l.beyond
+}
