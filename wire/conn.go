@@ -28,7 +28,8 @@ const (
 // empty, nobody reads. In Mover the source's reader never writes.
 type Conn struct {
 	nc    net.Conn
-	count *CountConn // below TLS, or nil
+	gone  chan struct{} // closed by Close
+	count *CountConn    // below TLS, or nil
 	dead  time.Duration
 	pulse atomic.Int64 // ns between pings
 
@@ -49,12 +50,13 @@ type Conn struct {
 
 	failing atomic.Bool // Fail has begun: no more writes but its own
 	once    sync.Once
+	pace    Pace // may be nil
 	cerr    error
 }
 
 // NewConn makes a Conn of a TLS connection that Dial, NewListener, tls.Client or tls.Server gave, or in tests of any net.Conn.
 func NewConn(nc net.Conn) *Conn {
-	c := &Conn{nc: nc, born: time.Now(), dead: DeadMS * time.Millisecond, pong: make(chan uint64, 1), ponged: make(chan uint64, 1)}
+	c := &Conn{nc: nc, gone: make(chan struct{}), born: time.Now(), dead: DeadMS * time.Millisecond, pong: make(chan uint64, 1), ponged: make(chan uint64, 1)}
 	c.pulse.Store(int64(KeepaliveMS * time.Millisecond))
 	if t, ok := nc.(*tls.Conn); ok {
 		c.count, _ = t.NetConn().(*CountConn)
@@ -132,19 +134,22 @@ func (c *Conn) write(t Type, seq uint32, m Message) error {
 	if cap(b) <= keepScratch {
 		c.scratch = b
 	}
-	if err := c.send(b); err != nil {
+	if err := c.send(b, isBulk, true); err != nil {
 		return c.broken(t, err)
 	}
-	if err := c.send(body); err != nil {
+	if err := c.send(body, isBulk, false); err != nil {
 		return c.broken(t, err)
 	}
 	return nil
 }
 
-// send writes p in slices, each with its own deadline: a slow line is not a dead peer.
-func (c *Conn) send(p []byte) error {
+// send writes p in slices, each with its own deadline: a slow line is not a dead peer. Bulk waits for the pace; begins: these are the
+// first bytes of a frame.
+func (c *Conn) send(p []byte, isBulk, begins bool) error {
 	for len(p) > 0 {
 		n := min(len(p), sliceSize)
+		c.keepPace(n, isBulk, begins)
+		begins = false
 		c.setWriteDeadline()
 		if err := c.sendSlice(p[:n]); err != nil {
 			return err
@@ -217,6 +222,7 @@ func (c *Conn) raw() net.Conn {
 // Close ends the connection and unblocks whoever reads or writes. TLS takes leave only where no write stands in the way.
 func (c *Conn) Close() error {
 	c.once.Do(func() {
+		close(c.gone)
 		if !c.mu.TryLock() {
 			c.cerr = c.raw().Close()
 			return

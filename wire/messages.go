@@ -38,6 +38,8 @@ const (
 	TypeFlowState
 	TypeKeep
 	TypeKept
+	TypeDemand
+	TypeGrant
 )
 
 // Limits of the protocol.
@@ -57,6 +59,7 @@ const (
 	Version      = 1
 	CapZstd      = 1 << 0
 	CapKeep      = 1 << 1 // KEEP and KEPT are understood
+	CapShape     = 1 << 2 // DEMAND and GRANT are understood; the gateway's: it shares a line out
 	KeepaliveMS  = 10_000
 	DeadMS       = 30_000
 	ALPN         = "mover/1"
@@ -73,6 +76,8 @@ const (
 
 	// MaxBulk is the largest payload that DATA or PUT can have: what ReadFrame may ask its get for.
 	MaxBulk = 2 + MaxItems*itemSize + 37 + MaxPlain
+	// MaxTTLMS bounds the time of a lease.
+	MaxTTLMS = 60_000
 	// MaxSize bounds volumes, offsets and ends of items, so that no sum of two overflows an int64.
 	MaxSize = 1 << 62
 	// MaxConnBytes is where a connection should be replaced: a TLS 1.3 key is good for 2^24.5 full records
@@ -280,5 +285,21 @@ type (
 		Consistency uint8  // what the point is recorded as now; 0: refused, nothing has changed
 		Point       string // the copy; empty: none is kept
 		Text        string // why not
+	}
+	// Demand tells what the flow would send on the line of the connection that carries it.
+	Demand struct {
+		Class   uint8  // 0 nothing, 1 bulk, 2 delta, 3 cutover
+		Serial  uint32 // of the last GRANT that is kept to
+		Want    uint64 // bytes/s of IP packets, at most MaxSize: as much as there is
+		Backlog uint64 // bytes that are known to wait
+	}
+	// Grant is the flow's lease on that line.
+	Grant struct {
+		Serial uint32 // counts up when Rate changes
+		Rate   uint64 // bytes/s of IP packets; MaxSize: no limit; 0: no further frame of data
+		TTLMS  uint32 // the lease ends then
+		Safe   uint64 // bytes/s without a lease
+		Line   string
+		Why    string // what bounds the line now
 	}
 )

@@ -24,13 +24,21 @@ const (
 	maxStrangers, strangersShare = 256, 64
 )
 
-// Dial connects to the gateway at addr, HOST:PORT, and does the handshake. TLS 1.3 lets the source be done before the gateway has
-// judged its certificate: that verdict comes with the first ReadFrame.
+// Dial is DialBy where the routes say.
 func Dial(ctx context.Context, addr string, cfg *tls.Config) (net.Conn, error) {
-	d := net.Dialer{Timeout: handshakeLimit}
+	return DialBy(ctx, addr, Way{}, cfg)
+}
+
+// DialBy connects to the gateway at addr, HOST:PORT, on a way and does the handshake. TLS 1.3 lets the source be done before the gateway has
+// judged its certificate: that verdict comes with the first ReadFrame.
+func DialBy(ctx context.Context, addr string, way Way, cfg *tls.Config) (net.Conn, error) {
+	d, err := way.dialer()
+	if err != nil {
+		return nil, err
+	}
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, Explain(err)
+		return nil, way.explain(err)
 	}
 	t := tls.Client(NewCountConn(nc), cfg)
 	if err := handshake(ctx, t); err != nil {

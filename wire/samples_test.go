@@ -93,6 +93,9 @@ func samples() []sample {
 		{"keep", 9, &Keep{id(0x50), 2, FlagRehearse, 3, id(0x20), 8, 1700000000123456789, "db1"}, []field{{"moment", 16}, {"members", 2}, {"flags", 2},
 			{"consistency", 1}, {"generation", 16}, {"epoch", 8}, {"time, ns", 8}, {"group, length", 2}, {"group", 3}}},
 		{"kept", 9, &Kept{3, "20231114T221320Z-50515253", ""}, []field{{"consistency", 1}, {"point, length", 2}, {"point", 25}, {"text, length", 2}}},
+		{"demand", 0, &Demand{3, 17, MaxSize, 5 << 30}, []field{{"class", 1}, {"serial", 4}, {"want", 8}, {"backlog", 8}}},
+		{"grant", 0, &Grant{18, 25_000_000, 2000, 1_000_000, "idc-bj", "the line's rate"}, []field{{"serial", 4}, {"rate", 8}, {"ttl ms", 4}, {"safe", 8},
+			{"line, length", 2}, {"line", 6}, {"why, length", 2}, {"why", 15}}},
 		{"kept-not", 9, &Kept{3, "", "no room"}, []field{{"consistency", 1}, {"point, length", 2}, {"text, length", 2}, {"text", 7}}},
 	}
 }

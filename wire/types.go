@@ -54,6 +54,8 @@ var kinds = [...]struct {
 	TypeFlowState: {"FLOWSTATE", stateSize, stateSize + MaxIdentity, free},
 	TypeKeep:      {"KEEP", 55, 55 + MaxName, free},
 	TypeKept:      {"KEPT", 5, 5 + MaxName + MaxText, free},
+	TypeDemand:    {"DEMAND", 21, 21, alone},
+	TypeGrant:     {"GRANT", 28, 28 + MaxName + MaxText, alone},
 }
 
 // Known tells whether version 1 has this type.
@@ -128,6 +130,10 @@ func TypeOf(m Message) Type {
 		return TypeKeep
 	case *Kept:
 		return TypeKept
+	case *Demand:
+		return TypeDemand
+	case *Grant:
+		return TypeGrant
 	}
 	return 0
 }
@@ -191,6 +197,10 @@ func New(t Type) Message {
 		return new(Keep)
 	case TypeKept:
 		return new(Kept)
+	case TypeDemand:
+		return new(Demand)
+	case TypeGrant:
+		return new(Grant)
 	}
 	return nil
 }

@@ -1,0 +1,72 @@
+package wire
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Pace holds the writers of connections to a rate. n counts bytes of the TCP stream, TLS included.
+type Pace interface {
+	// Wait waits until n bytes may be sent or done is closed. begins: they are the first of a frame.
+	Wait(done <-chan struct{}, n int64, begins bool)
+	// Spend counts bytes that do not wait: frames without bulk.
+	Spend(n int64)
+}
+
+// SetPace makes DATA and PUT wait for p. It is called before anything is written.
+func (c *Conn) SetPace(p Pace) { c.pace = p }
+
+// SetPatience sets how long the peer may be silent before it counts as gone; default 30 s. It is called before anything is read or written.
+func (c *Conn) SetPatience(d time.Duration) { c.dead = d }
+
+// keepPace waits, or counts. Close ends the wait.
+func (c *Conn) keepPace(n int, isBulk, begins bool) {
+	if c.pace == nil {
+		return
+	}
+	n += (n>>14 + 1) * recordOverhead
+	if isBulk {
+		c.pace.Wait(c.gone, int64(n), begins)
+	} else {
+		c.pace.Spend(int64(n))
+	}
+}
+
+// recordOverhead is what TLS 1.3 adds to a record: its header, the type, and the tag.
+const recordOverhead = 5 + 1 + 16
+
+// MSS is the payload of a TCP segment, as the kernel has agreed on it with the peer; 0: not known.
+func (c *Conn) MSS() (mss int) {
+	c.control(func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			mss = int(info.Snd_mss)
+		}
+	})
+	return mss
+}
+
+// Smooth has the kernel spread packets so that no more than rate, bytes/s, leave at any time; 0: no bound. Where it cannot, bursts are as long as
+// a slice.
+func (c *Conn) Smooth(rate uint64) {
+	if rate == 0 {
+		rate = ^uint64(0)
+	}
+	c.control(func(fd int) { _ = unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate) })
+}
+
+// control calls f with the socket below, if there is one.
+func (c *Conn) control(f func(fd int)) {
+	nc := c.raw()
+	if count, ok := nc.(*CountConn); ok {
+		nc = count.Conn
+	}
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
+}
