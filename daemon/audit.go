@@ -135,7 +135,7 @@ func (a *audited) note(r audit.Record) { a.log.record(r) }
 // Do records the verb and its outcome. What changes who writes the target is not begun without a record.
 func (a *audited) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
 	switch {
-	case verb == control.Points && r.Change == "": // a look
+	case verb == control.Points && r.Change == "", verb == control.Lines && r.Set == nil: // a look
 		return a.role.Do(ctx, verb, r, progress)
 	case verb == control.Report:
 		d, err := a.document(r.Flow)
@@ -148,10 +148,13 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 			asked.Details[name] = true
 		}
 	}
-	for name, v := range map[string]string{"point": r.Point, "change": r.Change, "to": r.To, "dir": r.Dir} {
+	for name, v := range map[string]string{"point": r.Point, "change": r.Change, "to": r.To, "dir": r.Dir, "line": r.Line} {
 		if v != "" {
 			asked.Details[name] = v
 		}
+	}
+	if r.Set != nil {
+		asked.Details["set"] = r.Set
 	}
 	switch verb {
 	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw, control.Point: // harmless, or must not be held up

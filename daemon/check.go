@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,13 +138,24 @@ func (c *checks) reach(ctx context.Context, s *config.Source, files wire.Files) 
 		c.bad("gateway "+s.Gateway.Address, err)
 		return
 	}
-	nc, err := wire.Dial(ctx, s.Gateway.Address, conf)
-	if err != nil {
-		c.note("gateway "+s.Gateway.Address, "%v", err)
-		return
+	links := s.Links
+	if len(links) == 0 {
+		links = []config.Link{{}}
 	}
-	c.ok("gateway "+s.Gateway.Address, "answers with a certificate of the CA")
-	nc.Close()
+	for _, l := range links {
+		address := cmp.Or(l.Address, s.Gateway.Address)
+		what := "gateway " + address
+		if l.Name != "" {
+			what = "link " + l.Name
+		}
+		nc, err := wire.DialBy(ctx, address, l.Way(), conf)
+		if err != nil {
+			c.note(what, "%v", err)
+			continue
+		}
+		c.ok(what, "%s answers with a certificate of the CA", address)
+		nc.Close()
+	}
 }
 
 func (c *checks) volume(what string, f config.SourceFlow) {

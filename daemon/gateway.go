@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +65,7 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		rc.Flows = append(rc.Flows, receiver.FlowConfig{Tenant: f.Tenant, Host: f.Host, Name: f.Name, Target: string(f.Target),
 			Points: receiver.PointsConfig{Method: f.Points.Method, Fuzzy: f.Points.Fuzzy, Keep: mover.Keep(f.Points.Keep)}})
 	}
+	rc.Lines = linesOf(c)
 	s, err := receiver.New(rc)
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
@@ -130,22 +132,42 @@ const judgeEvery = 2 * time.Second
 
 func (g *gateway) beat() []mover.Pulse { return g.server.Pulses() }
 
-func (g *gateway) totals() []metrics.Total { return Totals(g.server.Metrics) }
+func (g *gateway) totals() []metrics.Total {
+	var names []string
+	for _, l := range g.server.Lines() {
+		names = append(names, l.Name)
+	}
+	return append(Totals(g.server.Metrics), LineTotals(names, g.server.Lines)...)
+}
 
 // close waits for writes that are under way; what is not applied then is replayed at the next start.
 func (g *gateway) close() error { return errors.Join(g.server.Close()) }
 
-// reload takes over the log level and the policy. Certificates are read again by themselves; targets and memory need a restart, which
+// reload takes over the log level, the policy, and what is said of the lines. Certificates are read again by themselves; targets and memory need a restart, which
 // loses nothing.
 func (g *gateway) reload(c *config.Config) error {
 	if err := g.takePolicy(c.Gateway); err != nil {
 		return err
 	}
 	setLevel(g.o, c.Gateway.LogLevel)
+	if err := g.server.Relines(linesOf(c.Gateway)); err != nil {
+		return err
+	}
 	if n := g.server.Enforce(); n > 0 {
 		g.o.Log.Warn("the policy ended links", "links", n)
 	}
 	return nil
+}
+
+func linesOf(c *config.Gateway) (all []receiver.LineConfig) {
+	for _, l := range c.Lines {
+		r := receiver.LineConfig{Name: l.Name, Shape: l.Shape()}
+		for _, p := range l.From {
+			r.From = append(r.From, netip.Prefix(p))
+		}
+		all = append(all, r)
+	}
+	return all
 }
 
 // takePolicy reads the policy that c names; an error leaves the one in use.
@@ -196,6 +218,9 @@ func (g *gateway) Daemon() control.Daemon { return daemonOf(g.o) }
 func (g *gateway) Status() []mover.Status { return g.server.Status() }
 
 func (g *gateway) Do(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (control.Result, error) {
+	if verb == control.Lines {
+		return g.line(r)
+	}
 	switch verb {
 	case control.Claim, control.Points, control.Restore, control.Export, control.Serve, control.Finish:
 	default:

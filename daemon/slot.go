@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -129,7 +130,7 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	flow, err := sender.New(p.config(), sender.Deps{
 		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: stopper{fr}, Buffers: p.buffers, Log: p.o.Log.Logger, Priority: p.priority,
 		Table: filepath.Join(dir, "table"),
-		Dial:  func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.c.Gateway.Address, p.tls) },
+		Paths: p.paths(),
 		Quiet: p.o.Log.quiet(),
 		Leave: fr.leave, Snapshot: p.snapshotter,
 		Record: recorder(run, p.f.Name), Recorded: report, Note: p.o.Log.note,
@@ -145,6 +146,22 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	}
 	p.mu.Unlock()
 	return flow, nil
+}
+
+// paths are the links of the config, or what the routes say.
+func (p *slot) paths() (all []sender.Path) {
+	path := func(l config.Link) sender.Path {
+		address, way := cmp.Or(l.Address, p.c.Gateway.Address), l.Way()
+		return sender.Path{Name: l.Name, Price: l.Price, Weight: int64(l.Rate), Safe: int64(l.SafeRate) / int64(len(p.c.Flows)),
+			Dial: func(ctx context.Context) (net.Conn, error) { return wire.DialBy(ctx, address, way, p.tls) }}
+	}
+	for _, l := range p.c.Links {
+		all = append(all, path(l))
+	}
+	if len(all) == 0 {
+		all = append(all, path(config.Link{Name: "gateway"}))
+	}
+	return all
 }
 
 func (p *slot) config() sender.Config {

@@ -4,8 +4,32 @@ import (
 	"time"
 
 	"github.com/moverd/mover/daemon/metrics"
+	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/receiver"
 )
+
+// LineTotals are the metrics of lines. lines is asked at each scrape.
+func LineTotals(names []string, lines func() []mover.LineStatus) (all []metrics.Total) {
+	of := func(name, help, line string, f func(mover.LineStatus) float64) metrics.Total {
+		return metrics.Total{Name: name, Help: help, Gauge: true, Labels: map[string]string{"line": line}, Value: func() float64 {
+			for _, l := range lines() {
+				if l.Name == line {
+					return f(l)
+				}
+			}
+			return 0
+		}}
+	}
+	for _, n := range names {
+		all = append(all,
+			of("mover_line_allowed_bytes_per_second", "What the line may carry now; -1: not bounded.", n, func(l mover.LineStatus) float64 { return float64(l.Allowed) }),
+			of("mover_line_used_bytes_per_second", "What it carries.", n, func(l mover.LineStatus) float64 { return l.Used }),
+			of("mover_line_month_bytes", "What it has carried in the calendar month.", n, func(l mover.LineStatus) float64 { return float64(l.MonthBytes) }),
+			of("mover_line_month_limit_bytes", "What it may carry in a month; 0: any.", n, func(l mover.LineStatus) float64 { return float64(l.MonthLimit) }),
+			of("mover_line_spare_samples", "Samples above the peak that cost nothing and are left.", n, func(l mover.LineStatus) float64 { return float64(l.Spare) }))
+	}
+	return all
+}
 
 // Totals are what a gateway counts over all flows. server is asked at each scrape.
 func Totals(server func() receiver.Metrics) []metrics.Total {

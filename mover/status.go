@@ -50,23 +50,24 @@ type Status struct {
 	Cutover   string    `json:"cutover_estimate,omitempty"`
 	Estimate  float64   `json:"cutover_estimate_seconds"`
 
-	PointTime        time.Time `json:"point_time"` // zero: no point yet
-	PointEpoch       uint64    `json:"point_epoch"`
-	PointConsistency string    `json:"point_consistency,omitempty"`
-	Points           int       `json:"points,omitempty"`       // gateway: kept
-	PointError       string    `json:"points_error,omitempty"` // gateway: why the last commit has none
-	Phase            string    `json:"phase,omitempty"`
-	Conns            int       `json:"connections"`
-	RTT              float64   `json:"rtt_seconds"`
-	Group            *Group    `json:"group,omitempty"`    // source: that the flow is in; or the flow's own moments
-	Memory           int64     `json:"buffer_bytes"`       // handed out of the budget
-	MemoryLimit      int64     `json:"buffer_limit_bytes"` // the budget
-	Log              int64     `json:"log_bytes"`          // gateway: redo log in use
-	LogLimit         int64     `json:"log_limit_bytes"`
-	Unreadable       []string  `json:"unreadable,omitempty"` // extents that were skipped on the operator's word
-	Reconnects       int64     `json:"reconnects"`
-	Resent           int64     `json:"resent_bytes"` // logical bytes sent again after a cut, none of them acked before
-	LastError        string    `json:"last_error,omitempty"`
+	PointTime        time.Time    `json:"point_time"` // zero: no point yet
+	PointEpoch       uint64       `json:"point_epoch"`
+	PointConsistency string       `json:"point_consistency,omitempty"`
+	Points           int          `json:"points,omitempty"`       // gateway: kept
+	PointError       string       `json:"points_error,omitempty"` // gateway: why the last commit has none
+	Phase            string       `json:"phase,omitempty"`
+	Conns            int          `json:"connections"`
+	Links            []LinkStatus `json:"links,omitempty"` // source: the ways to the gateway, where there are several or the line is shared out
+	RTT              float64      `json:"rtt_seconds"`
+	Group            *Group       `json:"group,omitempty"`    // source: that the flow is in; or the flow's own moments
+	Memory           int64        `json:"buffer_bytes"`       // handed out of the budget
+	MemoryLimit      int64        `json:"buffer_limit_bytes"` // the budget
+	Log              int64        `json:"log_bytes"`          // gateway: redo log in use
+	LogLimit         int64        `json:"log_limit_bytes"`
+	Unreadable       []string     `json:"unreadable,omitempty"` // extents that were skipped on the operator's word
+	Reconnects       int64        `json:"reconnects"`
+	Resent           int64        `json:"resent_bytes"` // logical bytes sent again after a cut, none of them acked before
+	LastError        string       `json:"last_error,omitempty"`
 }
 
 // Pass is a pass under way.

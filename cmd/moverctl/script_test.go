@@ -90,6 +90,9 @@ func gatewayFlows() []mover.Status {
 func (f *fake) Do(_ context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
 	b, _ := json.Marshal(r)
 	f.asked = append(f.asked, verb+" "+string(b))
+	if verb == control.Lines {
+		return lines(r)
+	}
 	if verb != control.Claim && !slices.ContainsFunc(sourceFlows(), func(s mover.Status) bool { return s.Flow == r.Flow }) {
 		return control.Result{}, fmt.Errorf("there is no flow %q; there are root data logs: %w", r.Flow, sentinel.ErrUsage)
 	}
@@ -123,6 +126,23 @@ func (f *fake) Do(_ context.Context, verb string, r control.Request, progress fu
 		}
 	}
 	return control.Result{Text: r.Flow + " " + verb + " done"}, nil
+}
+
+func lines(r control.Request) (control.Result, error) {
+	l := mover.LineStatus{Name: "idc-bj", Rate: 25e6, Allowed: 25e6 / 4, Why: "the peak of 95 billing", Used: 6.2e6, Changes: testNow.Add(8 * time.Hour), Next: 50e6 / 8, Billing: "95", Peak: 25e6 / 4,
+		Spare: 318, Month: testNow, MonthBytes: 3 << 40, MonthLimit: 20 << 40, Leases: []mover.Lease{{Flow: "acme/db1/data", Class: "delta", Want: 2e6, Rate: 2e6},
+			{Flow: "acme/db1/logs", Class: "idle"}, {Flow: "acme/db1/root", Class: "bulk", Want: -1, Rate: 4e6}}}
+	switch {
+	case r.Line != "" && r.Line != "idc-bj":
+		return control.Result{}, fmt.Errorf("there is no line %q; there are idc-bj: %w", r.Line, sentinel.ErrUsage)
+	case r.Set == nil:
+		return control.Result{Lines: []mover.LineStatus{l, {Name: "vpn", Allowed: -1, Why: "no rate is set", Billing: "flat", Month: testNow}}}, nil
+	}
+	if *r.Set == (mover.LineSet{}) {
+		return control.Result{Text: "line idc-bj is as configured again", Lines: []mover.LineStatus{l}}, nil
+	}
+	l.Set = r.Set
+	return control.Result{Text: "line idc-bj was set", Lines: []mover.LineStatus{l}}, nil
 }
 
 func reportOf(r control.Request) *mover.Report {

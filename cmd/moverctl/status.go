@@ -243,6 +243,9 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 	if s.LastError != s.Reason {
 		add("last error", s.LastError)
 	}
+	for _, l := range s.Links {
+		add("link", linkText(l, len(s.Links) > 1))
+	}
 	add("tracking", s.Tracking)
 	add("gap", s.Gap)
 	if s.State != mover.Done {
@@ -256,6 +259,24 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 	}
 	add("next", verbs.ReplaceAllStringFunc(s.Next, func(verb string) string { return verb + " " + named(s, verb) }))
 	return out
+}
+
+// linkText is one way to the gateway; several: whether it is up is of interest.
+func linkText(l mover.LinkStatus, several bool) string {
+	text := l.Name
+	switch {
+	case several && !l.Up:
+		return text + ": down"
+	case several:
+		text += fmt.Sprintf(": up, %d connections", l.Conns)
+	}
+	if l.Conns > 0 && l.Line != "" {
+		text += fmt.Sprintf(", %s of line %s (%s)", lineRate(l.Rate), l.Line, l.Why)
+		if !l.Leased {
+			text += ", the safe share: the gateway does not say more"
+		}
+	}
+	return text
 }
 
 // named is whom a verb of a next step is for: a flow of a group is cut over with the others.

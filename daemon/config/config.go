@@ -38,6 +38,7 @@ type Source struct {
 	Metrics     Metrics      `yaml:"metrics"`
 	LogLevel    string       `yaml:"log-level"` // debug, info, warn, error
 	Gateway     Dial         `yaml:"gateway"`
+	Links       []Link       `yaml:"links,omitempty"` // ways to the gateway; none: what the routes say
 	Limits      Limits       `yaml:"limits"`
 	Compression string       `yaml:"compression"`
 	Tracking    Tracking     `yaml:"tracking"`
@@ -105,6 +106,7 @@ type Gateway struct {
 	Memory   Size          `yaml:"memory"`           // of the whole process
 	LogLimit Size          `yaml:"log-limit"`        // redo log of one flow; a larger pass is applied directly
 	Dedup    Dedup         `yaml:"dedup"`
+	Lines    []Line        `yaml:"lines,omitempty"` // that sources share; none: nothing is shaped
 	Audit    Audit         `yaml:"audit"`
 	Flows    []GatewayFlow `yaml:"flows"`
 }

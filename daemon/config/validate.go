@@ -50,6 +50,7 @@ func (v *validator) source(s *Source) {
 	v.audit("source.audit", s.Audit)
 	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
 	v.dial("source.gateway", s.Gateway)
+	v.links(s)
 	v.limits("source.limits", s.Limits)
 	v.among("source.compression", s.Compression, "auto", "off", "fastest", "default", "better", "best")
 	v.among("source.tracking.method", s.Tracking.Method, "auto", "ebpf", "scan")
@@ -138,6 +139,7 @@ func (v *validator) gateway(g *Gateway) {
 			v.bad("gateway.policy", "%v", err)
 		}
 	}
+	v.linesOf(g)
 	if len(g.Flows) == 0 {
 		v.bad("gateway.flows", "needs at least one flow")
 	}
@@ -174,6 +176,10 @@ func (v *validator) name(key, s string) {
 		what = "flow"
 		if strings.HasPrefix(key, "source.groups[") {
 			what = "group"
+		} else if strings.HasPrefix(key, "source.links[") {
+			what = "link"
+		} else if strings.HasPrefix(key, "gateway.lines[") {
+			what = "line"
 		}
 	}
 	if s == "" {

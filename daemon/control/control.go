@@ -29,11 +29,12 @@ const (
 	Serve    = "serve"
 	Finish   = "finish"
 	Point    = "point"
+	Lines    = "line"   // of a gateway: how lines stand, or with Set what is changed
 	Report   = "report" // a look at the past; Flow is empty, a flow or a group
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point, Lines}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -62,6 +63,9 @@ type Request struct {
 	To        string  `json:"to,omitempty"`               // restore, export: an absolute path
 	Dir       string  `json:"dir,omitempty"`              // restore, export of a moment: the absolute path of a folder
 	Format    string  `json:"format,omitempty"`           // export: raw, qcow2
+
+	Line string         `json:"line,omitempty"` // line: its name; empty: all
+	Set  *mover.LineSet `json:"set,omitempty"`  // line: what is changed; empty: nothing is any more
 }
 
 // Line is one line of an answer. Exactly one field is set.
@@ -79,6 +83,7 @@ type Result struct {
 	Flows   []mover.FlowPoints    `json:"flows,omitempty"`
 	Moments []mover.Moment        `json:"moments,omitempty"`
 	Past    *report.Document      `json:"past,omitempty"`
+	Lines   []mover.LineStatus    `json:"lines,omitempty"`
 }
 
 // Failure is an error on its way through JSON. A report may come with it: of what differed.

@@ -40,6 +40,16 @@ func inPass(f func(*mover.Pass) int64) func(*mover.Status) (float64, bool) {
 	}
 }
 
+// links sums up over the ways to the gateway.
+func links(f func(mover.LinkStatus) float64) func(*mover.Status) (float64, bool) {
+	return func(s *mover.Status) (v float64, ok bool) {
+		for _, l := range s.Links {
+			v, ok = v+f(l), true
+		}
+		return v, ok
+	}
+}
+
 // only tells a number that one of the roles has.
 func only(role string, f func(*mover.Status) float64) func(*mover.Status) (float64, bool) {
 	return func(s *mover.Status) (float64, bool) { return f(s), s.Role == role }
@@ -54,6 +64,21 @@ var flows = []metric{
 	{"mover_flow_rate_bytes_per_second", "Logical bytes acked per second, over the last seconds.", gauge, only("source", func(s *mover.Status) float64 { return s.Rate })},
 	{"mover_flow_wire_bytes_per_second", "Bytes per second on the wire, over the last seconds.", gauge, only("source", func(s *mover.Status) float64 { return s.WireRate })},
 	{"mover_flow_connections", "Connections of the flow's link.", gauge, of(func(s *mover.Status) int { return s.Conns })},
+	{"mover_flow_links", "Ways to the gateway that the config names; absent without any.", gauge, links(func(mover.LinkStatus) float64 { return 1 })},
+	{"mover_flow_links_up", "Of these, those that are up.", gauge, links(func(l mover.LinkStatus) float64 {
+		if l.Up {
+			return 1
+		}
+		return 0
+	})},
+	{"mover_flow_lease_bytes_per_second", "What the flow may use of shared lines; absent while nothing bounds it.", gauge, func(s *mover.Status) (v float64, ok bool) {
+		for _, l := range s.Links {
+			if l.Conns > 0 && l.Rate >= 0 {
+				v, ok = v+float64(l.Rate), true
+			}
+		}
+		return v, ok
+	}},
 	{"mover_flow_rtt_seconds", "Round trip to the other end.", gauge, of(func(s *mover.Status) float64 { return s.RTT })},
 	{"mover_flow_unreadable_extents", "Extents of the volume that were skipped on the operator's word.", gauge, only("source", func(s *mover.Status) float64 { return float64(len(s.Unreadable)) })},
 	{"mover_flow_point_timestamp_seconds", "Time of the last recovery point; absent before the first.", gauge, func(s *mover.Status) (float64, bool) {

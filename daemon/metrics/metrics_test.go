@@ -18,7 +18,7 @@ func flowsForTest() []mover.Status {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 500_000_000, time.UTC)
 	return []mover.Status{
 		{Flow: "root", Role: "source", Size: 12 << 30, State: mover.Passing, Tracking: "ebpf: tp_btf, 3 copies", Dirty: 212 << 20, DirtyRate: 5e6, Rate: 4e7, WireRate: 2e7, Lag: 3.5,
-			Estimate: 1.25, Conns: 4, RTT: 0.02, Passes: 7, Rescans: 1, Reconnects: 2, Resent: 4096, WireOut: 1 << 30, WireIn: 1 << 20,
+			Estimate: 1.25, Conns: 4, Links: []mover.LinkStatus{{Name: "dedicated", Up: true, Conns: 4, Rate: 1e6}, {Name: "vpn", Rate: -1}}, RTT: 0.02, Passes: 7, Rescans: 1, Reconnects: 2, Resent: 4096, WireOut: 1 << 30, WireIn: 1 << 20,
 			Pass:   &mover.Pass{Kind: "delta", Total: 1000, Read: 800, Acked: 600},
 			Totals: mover.Counts{Offered: 10, Same: 4, Copied: 1, Sent: 5, Put: 512, Zero: 1024, Free: 2048, Unreadable: 512}, Unreadable: []string{"[0,512)"},
 			Memory: 8 << 20, MemoryLimit: 128 << 20, PointTime: at, PointEpoch: 6,

@@ -41,8 +41,8 @@ func TestConnectionsAreReplaced(t *testing.T) {
 		r.config.Conns, r.config.ConnBytes = conns, 9<<20
 		var dialled atomic.Int64
 		r.deps = func(d *sender.Deps) {
-			dial := d.Dial
-			d.Dial = func(ctx context.Context) (net.Conn, error) {
+			dial := d.Paths[0].Dial
+			d.Paths[0].Dial = func(ctx context.Context) (net.Conn, error) {
 				dialled.Add(1)
 				return dial(ctx)
 			}

@@ -23,6 +23,7 @@ type proxy struct {
 	conns  map[net.Conn]struct{}
 	budget func() int64 // bytes until a new connection is cut; nil: never
 	refuse bool
+	stuck  chan struct{} // closed when it goes on; nil: nothing is stuck
 	cuts   int
 	order  []net.Conn // the source's ends, as they came
 }
@@ -34,6 +35,7 @@ func newProxy(t testing.TB, to func() string, delay time.Duration) *proxy {
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
+		p.stall(false)
 		p.cutAll()
 		p.wg.Wait()
 	})
@@ -54,6 +56,27 @@ func (p *proxy) cutEvery(r *rand.Rand, mean int64) {
 	}
 	if mean == 0 {
 		p.budget = nil
+	}
+}
+
+// stall has everything on the way stand still, as on a line that is cut somewhere in the middle, or go on.
+func (p *proxy) stall(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if on {
+		p.stuck = make(chan struct{})
+	} else if p.stuck != nil {
+		close(p.stuck)
+		p.stuck = nil
+	}
+}
+
+func (p *proxy) stalled() {
+	p.mu.Lock()
+	stuck := p.stuck
+	p.mu.Unlock()
+	if stuck != nil {
+		<-stuck
 	}
 }
 
@@ -172,6 +195,7 @@ func (p *proxy) pipe(from, to net.Conn, left *allowance, delay time.Duration) {
 			n, err := from.Read(buf)
 			m, ok := left.take(n)
 			p.pace(n)
+			p.stalled()
 			if _, werr := to.Write(buf[:m]); werr != nil || err != nil || !ok {
 				p.count(ok)
 				return

@@ -76,15 +76,16 @@ func logger() *slog.Logger {
 
 // rig is a volume, a target, a gateway and a source. Gateway and source can be ended and made again on the same state.
 type rig struct {
-	t      testing.TB
-	vol    *volume
-	proxy  *proxy
-	dir    string
-	config sender.Config
-	direct bool // no proxy in between
-	deps   func(*sender.Deps)
-	gwConf func(*receiver.Config)
-	copies *copies // of points; nil: none are kept
+	t        testing.TB
+	vol      *volume
+	proxy    *proxy
+	dir      string
+	config   sender.Config
+	direct   bool   // no proxy in between
+	identity string // of the target
+	deps     func(*sender.Deps)
+	gwConf   func(*receiver.Config)
+	copies   *copies // of points; nil: none are kept
 
 	mu     sync.Mutex // guards all below
 	target *fault.Mem // nil until made
@@ -100,7 +101,7 @@ type rig struct {
 }
 
 func newRig(t testing.TB, size int64, delay time.Duration) *rig {
-	r := &rig{t: t, vol: newVolume(size), dir: t.TempDir(), plan: &fault.Plan{},
+	r := &rig{t: t, vol: newVolume(size), dir: t.TempDir(), plan: &fault.Plan{}, identity: "target",
 		config: sender.Config{Flow: "disk", Gateway: "test", Conns: 3, Interval: time.Hour, BackOff: time.Millisecond}}
 	r.proxy = newProxy(t, func() string {
 		r.mu.Lock()
@@ -173,10 +174,10 @@ func (r *rig) openTarget(path string, size int64, create bool) (blockdev.Target,
 		return nil, sentinel.ErrNotFound
 	case r.target == nil:
 		r.target = fault.NewMem(size)
-		r.target.SetIdentity("target")
+		r.target.SetIdentity(r.identity)
 	case r.target.Size() < size && create:
 		grown := fault.NewMem(size)
-		grown.SetIdentity("target")
+		grown.SetIdentity(r.identity)
 		old := read(r.t, r.target.Reopen(), r.target.Size())
 		_, err := grown.WriteAt(old, 0)
 		must(r.t, err)
@@ -193,7 +194,7 @@ func (r *rig) inspect(string) (receiver.Found, error) {
 	if r.target == nil {
 		return receiver.Found{}, sentinel.ErrNotFound
 	}
-	return receiver.Found{Size: r.target.Size(), Identity: "target"}, nil
+	return receiver.Found{Size: r.target.Size(), Identity: r.identity}, nil
 }
 
 func (r *rig) startSource() {
@@ -202,12 +203,12 @@ func (r *rig) startSource() {
 	must(r.t, err)
 	r.pool = buffers.New(chunker.GroupSize, 64<<20)
 	deps := sender.Deps{Volume: fault.NewVolume(r.vol, r.vol.plan), Tracker: tracker{r.vol}, Freezer: freezer{r.vol}, Used: r.vol.used,
-		Dial: func(ctx context.Context) (net.Conn, error) {
+		Paths: []sender.Path{{Name: "only", Dial: func(ctx context.Context) (net.Conn, error) {
 			if r.direct {
 				return wire.Dial(ctx, r.addr, client)
 			}
 			return wire.Dial(ctx, r.proxy.addr(), client)
-		},
+		}}},
 		Table: filepath.Join(r.dir, "table"), Buffers: r.pool, Log: logger(), Recorded: r.report,
 		Record: func(m *mover.Report) error { r.report = m; return nil }}
 	if r.deps != nil {

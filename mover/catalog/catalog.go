@@ -3,6 +3,7 @@
 //
 //	STATE/lock                         held by the running gateway
 //	STATE/flows/TENANT/HOST/NAME/      one directory per flow: flow.json, table, redo.log
+//	STATE/lines/NAME.json              what a line has carried in its month
 //	STATE/index/                       dedup index; may be removed while no gateway runs
 package catalog
 

@@ -23,6 +23,8 @@ type conn struct {
 	cancel context.CancelFunc
 	once   sync.Once // of drop and fail
 	host   string    // TENANT/HOST that it counts for; empty: not admitted
+	line   *line     // that it comes over; may be nil
+	grants chan *wire.Grant
 
 	// offers are what NEED asked for and DATA has to bring. Used by the handler only.
 	offers     map[uint32]*offer
@@ -62,7 +64,7 @@ func (s *Server) serve(nc net.Conn) {
 		_ = wc.Close()
 		return
 	}
-	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}}
+	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}, grants: make(chan *wire.Grant, 1)}
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	defer c.cancel()
 	defer func() {
@@ -108,6 +110,9 @@ func (c *conn) open(h *wire.Hello) error {
 		return &kindError{KindFull, busyError(fmt.Sprintf("the gateway has %d connections already", c.s.cfg.Conns))}
 	}
 	c.host = name.String()
+	if c.line, err = c.s.lineOf(c.wc.RemoteAddr()); err != nil {
+		return err
+	}
 	if err := c.s.may(f, 0, conns); err != nil {
 		return err
 	}
@@ -120,10 +125,18 @@ func (c *conn) open(h *wire.Hello) error {
 	c.link = l
 	context.AfterFunc(l.ctx, c.cancel)
 	if err = f.ready(ctx); err == nil {
-		err = c.wc.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: version, Capabilities: wire.CapZstd | wire.CapKeep,
+		can := uint64(wire.CapZstd | wire.CapKeep)
+		if c.line != nil {
+			can |= wire.CapShape
+			c.line.add(c)
+		}
+		err = c.wc.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: version, Capabilities: can,
 			KeepaliveMS: wire.KeepaliveMS, Window: c.s.cfg.Window, State: f.wireState()})
 	}
 	if err != nil {
+		if c.line != nil {
+			c.line.remove(c)
+		}
 		l.remove(c)
 		l.wg.Done()
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -156,6 +169,10 @@ func (c *conn) run() {
 			c.drop()
 		}
 	})
+	if c.line != nil {
+		beside.Go(c.grant)
+		defer c.line.remove(c)
+	}
 	err := c.handleAll(frames)
 	c.link.remove(c)
 	c.link.wg.Done() // nothing of this connection writes any more (C8)
@@ -273,6 +290,11 @@ func (c *conn) read(frames chan<- inFrame) error {
 			} else {
 				err = in.msg.Decode(f.Payload)
 			}
+		}
+		if m, ok := in.msg.(*wire.Demand); ok && err == nil && c.line != nil {
+			c.demand(m)
+			c.link.busy.Add(-1)
+			continue
 		}
 		if err == nil {
 			select {

@@ -32,6 +32,7 @@ type Server struct {
 	index  *catalog.Index
 	codec  *chunker.Codec
 	flows  map[string]*flow
+	lines  []*line
 	order  []string // keys, sorted
 	bg     sync.WaitGroup
 
@@ -80,6 +81,13 @@ func New(cfg Config) (*Server, error) {
 		s.order = append(s.order, f.key)
 	}
 	slices.Sort(s.order)
+	if err := s.openLines(); err != nil {
+		s.codec.Close()
+		return nil, errors.Join(err, s.index.Close(), s.in.Close(), s.plain.Close(), s.replay.Close(), s.cat.Close())
+	}
+	for _, l := range s.lines {
+		s.bg.Go(func() { l.run(s.ctx) })
+	}
 	s.log.Info("gateway starts", "agent", cfg.Agent, "flows", len(s.order), "state", cfg.StateDir)
 	for _, key := range s.order {
 		if err := s.flows[key].load(); err != nil {
@@ -169,6 +177,11 @@ func (s *Server) Close() error {
 	}
 	s.cancel()
 	s.bg.Wait()
+	for _, l := range s.lines {
+		l.mu.Lock()
+		l.save(time.Now(), false)
+		l.mu.Unlock()
+	}
 	for _, f := range s.flows {
 		f.teardown()
 	}

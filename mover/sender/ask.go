@@ -44,6 +44,9 @@ func (l *link) pick() (*conn, error) {
 	}
 	var best *conn
 	for _, c := range l.conns {
+		if c.moving && len(l.conns) > 1 {
+			continue // rehome closes it
+		}
 		if l.spent(c) {
 			if len(l.conns) == 1 || c.load.Load() == 0 && !l.asked(c) {
 				go c.Close()
@@ -62,7 +65,7 @@ func (l *link) pick() (*conn, error) {
 
 // spent tells whether enough was sent on c. The slots, which share the bytes evenly, come to that one after the other.
 func (l *link) spent(c *conn) bool {
-	return c.WireOut() > l.cfg.ConnBytes-l.cfg.ConnBytes*int64(c.slot)/int64(2*l.cfg.Conns)
+	return !c.quiet && c.WireOut() > l.cfg.ConnBytes-l.cfg.ConnBytes*int64(c.slot)/int64(2*l.cfg.Conns)
 }
 
 // asked tells whether somebody waits for an answer on c. mu is held.
@@ -166,6 +169,7 @@ type linkView struct {
 	notice   string
 	noticed  time.Time
 	progress [2]uint64
+	links    []mover.LinkStatus
 }
 
 func (l *link) view() linkView {
@@ -173,6 +177,15 @@ func (l *link) view() linkView {
 	defer l.mu.Unlock()
 	v := linkView{conns: len(l.conns), in: l.in.Load(), out: l.out.Load(), losses: l.losses.Load(), why: l.why, next: l.next, fatal: l.fatal, state: l.state,
 		window: l.window, keeps: l.keeps, notice: l.notice.Text, noticed: l.noticed, progress: [2]uint64{l.notice.Done, l.notice.Total}}
+	for i, p := range l.paths {
+		if len(l.paths) > 1 || p.shaped {
+			v.links = append(v.links, l.pathView(i))
+		}
+		if p.quiet != nil {
+			v.in += p.quiet.WireIn()
+			v.out += p.quiet.WireOut()
+		}
+	}
 	for _, c := range l.conns {
 		v.in += c.WireIn()
 		v.out += c.WireOut()

@@ -8,14 +8,14 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
-// shape is how a batch travels.
-type shape uint8
+// form is how a batch travels.
+type form uint8
 
 const (
-	offered shape = iota // whole leaves, offered by digest
-	checked              // one group of a rescan: its digest first, offered only if it differs
-	put                  // parts of leaves, sent at once
-	bare                 // zeros and free space: nothing is read
+	offered form = iota // whole leaves, offered by digest
+	checked             // one group of a rescan: its digest first, offered only if it differs
+	put                 // parts of leaves, sent at once
+	bare                // zeros and free space: nothing is read
 )
 
 // stage is where a batch is; it says who owns it.
@@ -32,7 +32,7 @@ const (
 // what is read may differ then, which the next pass makes good (C9).
 type batch struct {
 	seq   uint32 // 0 until it is first sent
-	shape shape
+	shape form
 	ext   []extent.Extent // to read, ascending, together at most chunker.GroupSize
 	items []wire.Item     // shape bare: all; shape put: made when read
 	bytes int64           // of ext, in the window
@@ -56,7 +56,7 @@ type batch struct {
 	times   int          // it was sent
 }
 
-func newBatch(s shape) *batch { return &batch{shape: s} }
+func newBatch(s form) *batch { return &batch{shape: s} }
 
 // moved tells what became of the bytes of a batch that is durable. A short last leaf of a volume counts with the bytes it has.
 func (b *batch) moved() (m mover.Moved) {

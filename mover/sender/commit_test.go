@@ -162,9 +162,9 @@ func TestFirstCommitUnanswered(t *testing.T) {
 	f, err := New(Config{Flow: "disk", Gateway: "test", Conns: 2, Interval: time.Hour, BackOff: time.Millisecond}, Deps{Volume: vol,
 		Tracker: mover.NewScan(size, generation, "test"), Table: table, Buffers: pool,
 		Used: func(context.Context) (*extent.Set, error) { return free, nil },
-		Dial: func(ctx context.Context) (net.Conn, error) {
+		Paths: onePath(func(ctx context.Context) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", g.l.Addr().String())
-		}})
+		})})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"runtime"
 	"time"
 
@@ -44,9 +43,9 @@ type Deps struct {
 	// It is asked after the Take.
 	Used    func(ctx context.Context) (free *extent.Set, err error)
 	Freezer blockdev.Freezer
-	Dial    func(ctx context.Context) (net.Conn, error) // TLS handshake done
-	Table   string                                      // path of the digest table
-	Buffers *buffers.Pool                               // of chunker.GroupSize bytes each; may be shared by flows
+	Paths   []Path        // to the gateway, at least one
+	Table   string        // path of the digest table
+	Buffers *buffers.Pool // of chunker.GroupSize bytes each; may be shared by flows
 	Log     *slog.Logger
 	// Quiet is called with true before a freeze and with false after the thaw: nothing may be written to disk in between. May be nil.
 	Quiet func(bool)

@@ -14,6 +14,7 @@ import (
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/shape"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -68,8 +69,8 @@ func New(cfg Config, deps Deps) (*Flow, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	if deps.Volume == nil || deps.Tracker == nil || deps.Dial == nil || deps.Table == "" || deps.Buffers == nil {
-		return nil, fmt.Errorf("%w: a flow needs Volume, Tracker, Dial, Table and Buffers", sentinel.ErrUsage)
+	if deps.Volume == nil || deps.Tracker == nil || len(deps.Paths) == 0 || deps.Table == "" || deps.Buffers == nil {
+		return nil, fmt.Errorf("%w: a flow needs Volume, Tracker, Paths, Table and Buffers", sentinel.ErrUsage)
 	}
 	if deps.Buffers.Size() != chunker.GroupSize {
 		return nil, fmt.Errorf("%w: buffers of %d bytes, want %d", sentinel.ErrUsage, deps.Buffers.Size(), chunker.GroupSize)
@@ -79,7 +80,8 @@ func New(cfg Config, deps Deps) (*Flow, error) {
 	}
 	f := &Flow{cfg: cfg, deps: deps, orders: make(chan *order), wake: make(chan struct{}, 1), halt: make(chan struct{}), ended: make(chan struct{}),
 		report: deps.Recorded, gov: newGovernor(cfg.CPU, runtime.NumCPU())}
-	f.link = newLink(cfg, deps.Dial, deps.Log)
+	f.link = newLink(cfg, deps.Paths, deps.Log)
+	f.link.wants = f.wants
 	f.reader = newReader(deps.Volume, cfg)
 	f.view.since = time.Now()
 	return f, nil
@@ -89,6 +91,23 @@ func New(cfg Config, deps Deps) (*Flow, error) {
 func (f *Flow) SetLimits(readRate int64, cpu int) {
 	f.reader.limit(readRate)
 	f.gov.limit(cpu, runtime.NumCPU())
+}
+
+// wants is what the flow would send now: for what, and about how many bytes of the line.
+func (f *Flow) wants() (class shape.Class, backlog int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.current; p != nil {
+		class = shape.Delta
+		if p.kind != mover.Delta {
+			class = shape.Bulk
+		}
+		backlog = max(0, p.total-p.acked.Load()) / 2 // what compression usually leaves
+	}
+	if f.view.cutover {
+		class, backlog = shape.Cutover, max(backlog, f.view.pending/2)
+	}
+	return class, backlog
 }
 
 // Run moves the volume until ctx ends (nil), or until the volume is no longer the one that was opened (ErrTrackLost: open volume and

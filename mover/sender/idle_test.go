@@ -15,7 +15,7 @@ func TestIdleSeesTheLink(t *testing.T) {
 	defer line.Close()
 	defer peer.Close()
 	for i := range 20000 {
-		f := &Flow{link: newLink(Config{Conns: 1}, nil, discard), orders: make(chan *order), wake: make(chan struct{}, 1)}
+		f := &Flow{link: newLink(Config{Conns: 1}, onePath(nil), discard), orders: make(chan *order), wake: make(chan struct{}, 1)}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		up := make(chan struct{})
 		go func() {

@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
-	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/shape"
 	"github.com/moverd/mover/wire"
 	"golang.org/x/sync/errgroup"
 )
@@ -34,9 +35,11 @@ type handler interface {
 
 // link keeps cfg.Conns connections to the gateway and redials what breaks. Which batch is on which connection is the pass's business.
 type link struct {
-	cfg  Config
-	dial func(context.Context) (net.Conn, error)
-	log  *slog.Logger
+	cfg    Config
+	paths  []*path
+	prefer [][]int // of each slot
+	log    *slog.Logger
+	wants  func() (class shape.Class, backlog int64) // what the flow would send now; may be nil
 
 	seq     atomic.Uint32 // of requests; the top bit tells them from batches
 	in, out atomic.Int64  // bytes of connections that have ended
@@ -65,13 +68,17 @@ type link struct {
 type conn struct {
 	*wire.Conn
 	slot int
+	path int
 	load atomic.Int64  // plain bytes of batches on it
 	gone chan struct{} // closed when it is of no more use
 	err  error         // why; set before gone and the channels of waiters are closed
+
+	quiet  bool // carries no batches
+	moving bool // its slot goes to another path: it gets nothing more; guarded by link.mu
 }
 
-func newLink(cfg Config, dial func(context.Context) (net.Conn, error), log *slog.Logger) *link {
-	return &link{cfg: cfg, dial: dial, log: log, id: newID(), changed: make(chan struct{}), waiting: map[uint32]*waiter{}}
+func newLink(cfg Config, paths []Path, log *slog.Logger) *link {
+	return &link{cfg: cfg, paths: newPaths(paths), prefer: preferences(paths, cfg.Conns), log: log, id: newID(), changed: make(chan struct{}), waiting: map[uint32]*waiter{}}
 }
 
 func newID() (id mover.ID) {
@@ -85,6 +92,11 @@ func (l *link) run(ctx context.Context) error {
 	for slot := range l.cfg.Conns {
 		g.Go(func() error { return l.slot(ctx, slot) })
 	}
+	for i := range l.paths {
+		g.Go(func() error { return l.hush(ctx, i) })
+	}
+	g.Go(func() error { return l.rehome(ctx) })
+	g.Go(func() error { return l.demand(ctx) })
 	return g.Wait()
 }
 
@@ -92,10 +104,14 @@ func (l *link) run(ctx context.Context) error {
 func (l *link) slot(ctx context.Context, slot int) error {
 	wait := l.cfg.BackOff
 	for {
-		if err := l.until(ctx, func() bool { return l.fatal == nil && (slot == 0 || len(l.conns) > 0) || slot == 0 && l.mendable() }); err != nil {
+		path := 0
+		if err := l.until(ctx, func() bool {
+			path = l.choose(slot)
+			return path >= 0 && (l.fatal == nil && (slot == 0 || len(l.conns) > 0) || slot == 0 && l.mendable())
+		}); err != nil {
 			return nil
 		}
-		up, err := l.connect(ctx, slot)
+		up, err := l.connect(ctx, slot, path, false)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -131,14 +147,19 @@ func (l *link) rest(ctx context.Context, d time.Duration) {
 }
 
 // connect makes one connection and serves it until it ends. up tells whether it was welcomed.
-func (l *link) connect(ctx context.Context, slot int) (up bool, err error) {
-	dctx, cancel := context.WithTimeout(ctx, wire.DeadMS*time.Millisecond)
-	nc, err := l.dial(dctx)
+func (l *link) connect(ctx context.Context, slot, path int, quiet bool) (up bool, err error) {
+	patience := wire.DeadMS * time.Millisecond
+	if quiet && len(l.paths) > 1 {
+		patience = quietPatience
+	}
+	dctx, cancel := context.WithTimeout(ctx, patience)
+	nc, err := l.paths[path].Dial(dctx)
 	cancel()
 	if err != nil {
 		return false, l.judge(wire.Explain(err))
 	}
-	c := &conn{Conn: wire.NewConn(nc), slot: slot, gone: make(chan struct{})}
+	c := &conn{Conn: wire.NewConn(nc), slot: slot, path: path, quiet: quiet, gone: make(chan struct{})}
+	c.SetPatience(patience)
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	defer c.Close()
@@ -151,7 +172,12 @@ func (l *link) connect(ctx context.Context, slot int) (up bool, err error) {
 		l.mu.Unlock()
 		return false, errDown // reset meanwhile
 	}
-	l.conns = append(l.conns, c)
+	if p := l.paths[path]; quiet {
+		p.quiet, p.since, p.askedAt = c, time.Now(), time.Time{}
+	} else {
+		l.conns = append(l.conns, c)
+		l.smooth(c)
+	}
 	if l.mendable() {
 		l.fatal = nil
 	}
@@ -176,7 +202,7 @@ func (l *link) connect(ctx context.Context, slot int) (up bool, err error) {
 }
 
 func (l *link) hello(c *conn, id mover.ID) error {
-	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd | wire.CapKeep,
+	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd | wire.CapKeep | wire.CapShape,
 		Link: id, Conn: uint8(c.slot), Flow: l.cfg.Flow, Agent: l.cfg.Agent})
 	if err != nil {
 		return err
@@ -203,7 +229,14 @@ func (l *link) hello(c *conn, id mover.ID) error {
 				sentinel.ErrNotSupported, w.Version, w.Capabilities, wire.Version)
 		}
 		c.SetKeepalive(w.KeepaliveMS)
+		if c.quiet {
+			c.SetKeepalive(uint32(quietPulse.Milliseconds()))
+		}
 		l.mu.Lock()
+		p := l.paths[c.path]
+		if p.shaped = w.Capabilities&wire.CapShape != 0; p.shaped && !c.quiet {
+			c.SetPace(packets{p.pace, c.MSS()})
+		}
 		l.state, l.window, l.keeps = flowState(&w.State), int64(min(w.Window, 1<<40)), w.Capabilities&wire.CapKeep != 0
 		l.mu.Unlock()
 		return nil
@@ -220,6 +253,7 @@ func (l *link) read(c *conn) error {
 	var need wire.Need
 	var ack wire.Ack
 	var differ wire.Differ
+	var grant wire.Grant
 	for {
 		f, err := c.ReadFrame(nil)
 		if err != nil {
@@ -244,6 +278,10 @@ func (l *link) read(c *conn) error {
 			}
 		case wire.TypeNotice:
 			l.gotNotice(f.Payload)
+		case wire.TypeGrant:
+			if err = grant.Decode(f.Payload); err == nil {
+				l.granted(c, &grant)
+			}
 		case wire.TypeOpened, wire.TypeCommitted, wire.TypeAborted, wire.TypeRoot, wire.TypeReleased, wire.TypeFlowState, wire.TypeKept:
 			err = l.answer(f)
 		default:
@@ -301,6 +339,9 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 			break
 		}
 	}
+	if c.quiet && l.paths[c.path].quiet == c {
+		l.fellSilent(c.path)
+	}
 	close(c.gone)
 	l.change()
 	l.mu.Unlock()
@@ -312,8 +353,13 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 		l.log.Debug("connection replaced", "conn", c.slot, "sent", c.WireOut())
 		return errSpent
 	}
-	l.losses.Add(1)
-	l.log.Debug("connection lost", "conn", c.slot, "err", err)
+	if c.moving {
+		return errSpent
+	}
+	if !c.quiet {
+		l.losses.Add(1)
+	}
+	l.log.Debug("connection lost", "conn", c.slot, "link", l.paths[c.path].Name, "err", err)
 	if asked {
 		return err // the one that asked judges
 	}
@@ -343,7 +389,12 @@ func (l *link) judge(err error) error {
 func (l *link) reset() {
 	l.mu.Lock()
 	l.fatal, l.why, l.id = nil, "", newID()
-	conns := l.conns
+	conns := slices.Clone(l.conns)
+	for _, p := range l.paths {
+		if p.quiet != nil {
+			conns = append(conns, p.quiet)
+		}
+	}
 	l.change()
 	l.mu.Unlock()
 	for _, c := range conns {

@@ -155,10 +155,10 @@ func TestResume(t *testing.T) {
 func TestLinkTellsWhyAndWhen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tries := 0
-		l := newLink(Config{Conns: 4, BackOff: time.Second}.withDefaults(), func(context.Context) (net.Conn, error) {
+		l := newLink(Config{Conns: 4, BackOff: time.Second}.withDefaults(), onePath(func(context.Context) (net.Conn, error) {
 			tries++
 			return nil, errors.New("connection refused")
-		}, discard)
+		}), discard)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- l.run(ctx) }()
@@ -194,7 +194,7 @@ func TestNewNeedsItsDeps(t *testing.T) {
 	pool := buffers.New(4096, 1<<20)
 	defer pool.Close()
 	_, err := New(Config{Flow: "a"}, Deps{Volume: fault.NewMem(1 << 20), Tracker: mover.NewScan(1<<20, newID(), ""), Table: "t", Buffers: pool,
-		Dial: func(context.Context) (net.Conn, error) { return nil, nil }})
+		Paths: onePath(func(context.Context) (net.Conn, error) { return nil, nil })})
 	if !errors.Is(err, sentinel.ErrUsage) || !strings.Contains(err.Error(), "buffers") {
 		t.Errorf("%v", err)
 	}
@@ -277,4 +277,9 @@ func TestGroupStepIsAllOrNone(t *testing.T) {
 			t.Fatalf("seed %d: %d of 4 failed, done %d times: %v", seed, failed, did.Load(), errs)
 		}
 	}
+}
+
+// onePath is the only way to a gateway.
+func onePath(dial func(context.Context) (net.Conn, error)) []Path {
+	return []Path{{Name: "only", Dial: dial}}
 }

@@ -93,7 +93,7 @@ func changes(dirty, whole *extent.Set, around bool) iter.Seq[*batch] {
 	size := dirty.Size()
 	return func(yield func(*batch) bool) {
 		offer, parts := newBatch(offered), newBatch(put)
-		flush := func(b **batch, s shape) bool {
+		flush := func(b **batch, s form) bool {
 			if len((*b).ext) == 0 {
 				return true
 			}

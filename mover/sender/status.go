@@ -156,7 +156,7 @@ func (f *Flow) Status() mover.Status {
 	s := mover.Status{Flow: f.cfg.Flow, Role: "source", Device: f.cfg.Device, Identity: f.deps.Volume.Identity(), Peer: f.cfg.Gateway, Size: f.deps.Volume.Size(), State: v.state, Reason: v.reason,
 		Next: v.next, Since: v.since, Tracking: method, Gap: v.gap, Dirty: pending, DirtyRate: v.dirty.PerSecond(), Rate: v.line.PerSecond(),
 		WireRate: v.wire.PerSecond(), WireOut: l.out, WireIn: l.in, Totals: v.totals, Passes: v.passes, Rescans: v.rescans,
-		PointTime: v.point, PointEpoch: v.pointEpoch, Conns: l.conns, RTT: l.rtt.Seconds(), Memory: f.deps.Buffers.Used(),
+		PointTime: v.point, PointEpoch: v.pointEpoch, Conns: l.conns, RTT: l.rtt.Seconds(), Links: l.links, Memory: f.deps.Buffers.Used(),
 		MemoryLimit: f.deps.Buffers.Limit(), Unreadable: bad, Reconnects: l.losses, Resent: v.resent, LastError: v.lastError}
 	if detail != "" {
 		s.Tracking += ": " + detail
@@ -195,10 +195,28 @@ func (f *Flow) explain(s *mover.Status, l linkView) {
 	case mover.Passing, mover.Settling, mover.Frozen:
 		if l.conns == 0 {
 			s.Reason = connecting(f.cfg.Gateway, l)
+		} else if p := noShare(l.links); p != nil {
+			s.Reason = fmt.Sprintf("line %s: %s", p.Line, p.Why)
+			s.Next = "wait, or moverctl line set " + p.Line + " at the gateway"
 		} else if l.notice != "" && time.Since(l.noticed) < freshNotice && l.noticed.After(f.view.since) {
 			s.Reason = "gateway: " + l.notice
 		}
 	case mover.Connecting:
 		s.Reason = connecting(f.cfg.Gateway, l)
 	}
+}
+
+// noShare is a link that carries the flow's connections while the gateway grants nothing of its line; nil: something moves.
+func noShare(links []mover.LinkStatus) *mover.LinkStatus {
+	var none *mover.LinkStatus
+	for i := range links {
+		switch p := &links[i]; {
+		case p.Conns == 0:
+		case p.Leased && p.Rate == 0 && p.Line != "":
+			none = p
+		default:
+			return nil
+		}
+	}
+	return none
 }

@@ -1,0 +1,325 @@
+package receiver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/catalog"
+	"github.com/moverd/mover/shape"
+	"github.com/moverd/mover/wire"
+)
+
+// LineConfig is a line that sources share.
+type LineConfig struct {
+	Name  string
+	From  []netip.Prefix // of the sources' addresses as the gateway sees them; empty: all
+	Shape shape.LineConfig
+}
+
+// line shares one line out among the connections that asked.
+type line struct {
+	cfg LineConfig
+	s   *Server
+
+	mu      sync.Mutex // guards all below
+	shape   *shape.Line
+	ledger  *shape.Ledger[*conn]
+	conns   map[*conn]*counted
+	set     mover.LineSet
+	allowed shape.Allowance
+	used    mover.Rate
+	looked  time.Time
+	dirty   bool
+	saved   time.Time
+}
+
+// counted is what was counted of a connection.
+type counted struct {
+	bytes int64
+	mss   int
+}
+
+const (
+	shareEvery = 50 * time.Millisecond
+	saveEvery  = 5 * time.Second
+	// KindLine is of a connection that comes over none of the lines.
+	KindLine = "no line"
+)
+
+// openLines takes up what the lines have carried before.
+func (s *Server) openLines() error {
+	for _, c := range s.cfg.Lines {
+		l := &line{cfg: c, s: s, ledger: shape.NewLedger[*conn](), conns: map[*conn]*counted{}}
+		r, err := s.cat.Line(c.Name)
+		if err != nil {
+			return err
+		}
+		l.set = r.Set
+		l.shape = shape.NewLine(l.config(time.Now()), r.Used)
+		if !r.Saved.IsZero() { // what went between the last save and a kill is not known: as much as was allowed then
+			if lost := min(time.Since(r.Saved), saveEvery); r.Open && lost > 0 && r.Allowed > 0 {
+				l.shape.Count(r.Saved, int64(float64(r.Allowed)*lost.Seconds()))
+			}
+		}
+		s.lines = append(s.lines, l)
+	}
+	return nil
+}
+
+// config is the line's with what the operator has set. mu is held, or nobody else knows l.
+func (l *line) config(now time.Time) shape.LineConfig {
+	c := l.cfg.Shape
+	if !l.set.Until.IsZero() && now.After(l.set.Until) {
+		l.set = mover.LineSet{}
+		l.dirty = true
+	}
+	if l.set.Rate != nil {
+		c.Timetable = shape.Timetable{Zone: c.Timetable.Zone, Rate: *l.set.Rate}
+	}
+	if l.set.Peak != nil {
+		c.Billing.Peak = *l.set.Peak
+	}
+	if l.set.Month != nil {
+		c.Month = *l.set.Month
+	}
+	return c
+}
+
+// lineOf finds the line that a peer's connection comes over; nil without an error: lines are not configured.
+func (s *Server) lineOf(peer net.Addr) (*line, error) {
+	if len(s.lines) == 0 {
+		return nil, nil
+	}
+	at, err := netip.ParseAddrPort(peer.String())
+	if err != nil {
+		return nil, fmt.Errorf("peer's address %q: %w", peer, err)
+	}
+	ip := at.Addr().Unmap().WithZone("")
+	for _, l := range s.lines {
+		l.mu.Lock()
+		from := l.cfg.From
+		l.mu.Unlock()
+		if len(from) == 0 || slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			return l, nil
+		}
+	}
+	return nil, &kindError{KindLine, fmt.Errorf("connections from %v come over none of this gateway's lines: %w", ip, sentinel.ErrDenied)}
+}
+
+// add begins to count a connection.
+func (l *line) add(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = &counted{mss: c.wc.MSS()}
+}
+
+func (l *line) remove(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.conns[c]
+	if n == nil {
+		return // it was not welcomed
+	}
+	l.shape.Count(time.Now(), n.more(c))
+	l.dirty = true
+	delete(l.conns, c)
+	l.ledger.Leave(c)
+}
+
+// more is what came over the line since the last call.
+func (n *counted) more(c *conn) int64 {
+	in := c.wc.WireIn()
+	d := in - n.bytes
+	n.bytes = in
+	return shape.OnLine(d, n.mss)
+}
+
+// demand is DEMAND: it is taken in by the reader, for the handler may be busy with data.
+func (c *conn) demand(m *wire.Demand) {
+	want := int64(m.Want)
+	if m.Want == wire.MaxSize {
+		want = shape.Unlimited
+	}
+	c.line.mu.Lock()
+	defer c.line.mu.Unlock()
+	if c.line.conns[c] != nil {
+		c.line.ledger.Ask(time.Now(), c, shape.Ask{Class: shape.Class(m.Class), Want: want, Backlog: int64(m.Backlog), Serial: m.Serial})
+	}
+}
+
+// run shares the line out until ctx ends.
+func (l *line) run(ctx context.Context) {
+	tick := time.NewTicker(shareEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			l.share(time.Now())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (l *line) share(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	bytes := int64(0)
+	for c, n := range l.conns {
+		bytes += n.more(c)
+	}
+	if bytes > 0 {
+		l.shape.Count(now, bytes)
+		l.dirty = true
+	}
+	if !l.looked.IsZero() {
+		l.used.Add(bytes, now.Sub(l.looked))
+	}
+	l.looked = now
+	if !l.set.Until.IsZero() && now.After(l.set.Until) {
+		l.shape.Set(l.config(now))
+	}
+	l.allowed = l.shape.Allow(now, l.ledger.Demand())
+	safe := uint64(wire.MaxSize)
+	if rate := l.shape.Config().Timetable.At(now); rate > 0 {
+		safe = uint64(max(shape.Least, rate/int64(max(1, len(l.s.flows)))))
+	}
+	l.ledger.Share(now, l.allowed, func(c *conn, lease shape.Lease) {
+		rate := uint64(wire.MaxSize)
+		if lease.Rate < wire.MaxSize {
+			rate = uint64(lease.Rate)
+		}
+		latest(c.grants, &wire.Grant{Serial: lease.Serial, Rate: rate, TTLMS: uint32(shape.LeaseTime.Milliseconds()), Safe: min(safe, wire.MaxSize),
+			Line: l.cfg.Name, Why: l.allowed.Why})
+	})
+	if l.dirty && now.Sub(l.saved) >= saveEvery {
+		l.save(now, true)
+	}
+}
+
+// save keeps what has been carried; open: more may follow. mu is held.
+func (l *line) save(now time.Time, open bool) {
+	r := catalog.LineRecord{Name: l.cfg.Name, Used: l.shape.Used(), Set: l.set, Saved: now, Open: open, Allowed: min(max(l.allowed.Rate, l.allowed.Frozen), int64(l.used.PerSecond()*2))}
+	l.saved, l.dirty = now, false
+	if err := l.s.cat.PutLine(r); err != nil {
+		l.s.log.Error("what a line has carried cannot be kept", "line", l.cfg.Name, "error", err)
+	}
+}
+
+// latest puts v into a channel of capacity one in place of what is there.
+func latest(ch chan *wire.Grant, v *wire.Grant) {
+	for {
+		select {
+		case ch <- v:
+			return
+		default:
+		}
+		select {
+		case <-ch:
+		default:
+		}
+	}
+}
+
+// grant writes what the line grants; it ends with the connection.
+func (c *conn) grant() {
+	for {
+		select {
+		case m := <-c.grants:
+			if err := c.wc.Write(wire.TypeGrant, 0, m); err != nil {
+				c.drop()
+				return
+			}
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// bounded is a rate for people: -1 instead of what nothing bounds.
+func bounded(rate int64) int64 {
+	if rate >= wire.MaxSize {
+		return -1
+	}
+	return rate
+}
+
+// Lines tells about every line.
+func (s *Server) Lines() (all []mover.LineStatus) {
+	for _, l := range s.lines {
+		all = append(all, l.status(time.Now()))
+	}
+	return all
+}
+
+func (l *line) status(now time.Time) mover.LineStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	cfg, used := l.shape.Config(), l.shape.Used()
+	a := l.shape.Allow(now, l.ledger.Demand())
+	s := mover.LineStatus{Name: l.cfg.Name, Rate: cfg.Timetable.At(now), Allowed: bounded(max(a.Rate, a.Frozen)), Why: a.Why, Used: l.used.PerSecond(), Billing: cfg.Billing.Model.String(),
+		Peak: cfg.Billing.Peak, Burst: a.Burst, Month: used.Month, MonthBytes: used.Bytes, MonthLimit: cfg.Month, Spare: l.shape.Spare(now)}
+	s.Changes, s.Next = cfg.Timetable.Next(now)
+	if l.set != (mover.LineSet{}) {
+		set := l.set
+		s.Set = &set
+	}
+	for c := range l.conns {
+		if lease, ask, ok := l.ledger.Lease(c); ok {
+			s.Leases = append(s.Leases, mover.Lease{Flow: c.f.key, Class: ask.Class.String(), Want: bounded(ask.Want), Rate: bounded(lease.Rate)})
+		}
+	}
+	slices.SortFunc(s.Leases, func(a, b mover.Lease) int {
+		if a.Flow < b.Flow {
+			return -1
+		}
+		return 1
+	})
+	return s
+}
+
+// SetLine changes a line at once and until it is taken back; an empty set takes all back.
+func (s *Server) SetLine(name string, set mover.LineSet) (mover.LineStatus, error) {
+	for _, l := range s.lines {
+		if l.cfg.Name != name {
+			continue
+		}
+		now := time.Now()
+		l.mu.Lock()
+		l.set = set
+		l.shape.Set(l.config(now))
+		l.save(now, true)
+		l.mu.Unlock()
+		s.log.Info("line was set", "line", name, "set", set)
+		return l.status(now), nil
+	}
+	return mover.LineStatus{}, fmt.Errorf("there is no line %q: %w", name, sentinel.ErrNotFound)
+}
+
+// Relines takes over what is said of the lines, whose names stay.
+func (s *Server) Relines(all []LineConfig) error {
+	if len(all) != len(s.lines) || slices.ContainsFunc(all, func(c LineConfig) bool {
+		return !slices.ContainsFunc(s.lines, func(l *line) bool { return l.cfg.Name == c.Name })
+	}) {
+		return fmt.Errorf("lines were added, removed or renamed, which needs a restart: %w", sentinel.ErrRefused)
+	}
+	for _, c := range all {
+		for _, l := range s.lines {
+			if l.cfg.Name != c.Name {
+				continue
+			}
+			l.mu.Lock()
+			l.cfg = c
+			l.shape.Set(l.config(time.Now()))
+			l.mu.Unlock()
+		}
+	}
+	return nil
+}
