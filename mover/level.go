@@ -16,6 +16,7 @@ var priors = [LevelCount]LevelCost{{0, 1}, {1 / 180e6, 0.45}, {1 / 90e6, 0.42}, 
 // idles while the line is full. The zero value is ready.
 type Levels struct {
 	seen [LevelCount]LevelCost
+	last int // level chosen last, plus 1; 0: none
 }
 
 // Observe tells what a level did to plain bytes: seconds of one core and bytes that came out.
@@ -54,8 +55,8 @@ func (l *Levels) cost(level int) LevelCost {
 }
 
 // Choose picks the level with which a byte takes the least time, given the line in bytes per second (0: not known), the cores
-// that may compress, and the weakest level that is acceptable. Among levels that are within a tenth, the stronger wins:
-// bytes on the line cost money.
+// that may compress, and the weakest level that is acceptable. Among levels that are within 2 % the stronger wins: bytes on the line cost money.
+// The level stays while no other is clearly better, for each change makes encoders anew.
 func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 	if line <= 0 {
 		return max(weakest, 1) // the first bytes may be on a thin line: wrong there costs more than on a fast one
@@ -66,8 +67,15 @@ func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 			best, bestTime = i, min(t, bestTime)
 		}
 	}
+	if c := l.last - 1; c >= weakest && c != best && l.time(c, line, cores) < bestTime*(1+stay) && l.cost(best).Ratio > l.cost(c).Ratio*(1-stay) {
+		return c
+	}
+	l.last = best + 1
 	return best
 }
+
+// stay is how much better another level has to be, in time or in bytes.
+const stay = 0.05
 
 func (l *Levels) time(level int, line, cores float64) float64 {
 	c := l.cost(level)

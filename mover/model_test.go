@@ -247,3 +247,26 @@ func TestTag(t *testing.T) {
 		t.Error("a tag does not survive its bytes")
 	}
 }
+
+// TestLevelsDoNotFlap: where two levels are about equal, a rate that wavers does not change the level all the time; a line that becomes another one does.
+func TestLevelsDoNotFlap(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	for line := 2e6; line < 3e9; line *= 1.07 {
+		var l Levels
+		changes, last := 0, -1
+		for range 200 {
+			got := l.Choose(line*(1+0.04*(rng.Float64()-0.5)), 2, 0)
+			if got != last && last >= 0 {
+				changes++
+			}
+			last = got
+		}
+		if changes > 2 {
+			t.Errorf("line of %.0f bytes/s: %d changes", line, changes)
+		}
+	}
+	var l Levels
+	if slow, fast := l.Choose(2e6, 2, 0), l.Choose(3e9, 2, 0); slow != 4 || fast != 0 {
+		t.Errorf("levels %d on a thin line, then %d on none", slow, fast)
+	}
+}

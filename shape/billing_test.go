@@ -157,3 +157,22 @@ func TestMonthlyBytes(t *testing.T) {
 		t.Errorf("next month: %+v", a)
 	}
 }
+
+// TestShortMonth: also of few samples that cost nothing every one is used.
+func TestShortMonth(t *testing.T) {
+	begin := time.Unix(120_000, 0)
+	cfg := LineConfig{Timetable: Timetable{Rate: 200 * mbit}, Billing: Billing{Model: Plain95, Peak: 40 * mbit, Sample: 2 * time.Second, Period: 2 * time.Minute}}
+	samples, moved, _, _ := month(t, cfg, begin, begin.Add(2*time.Minute), 50*time.Millisecond, func(*rand.Rand, int) int64 { return 20 * mbit })
+	bursts := 0
+	for _, n := range samples {
+		if n > 100*mbit {
+			bursts++
+		}
+	}
+	if best := int64(57*2*40*mbit + 3*2*200*mbit); bursts != 3 || moved < best*98/100 {
+		t.Errorf("%d bursts, %d moved of %d", bursts, moved, best)
+	}
+	if billed := cfg.Billing.Billed(samples, 60, 0); billed > 40*mbit {
+		t.Errorf("%d is billed", billed)
+	}
+}

@@ -2,6 +2,7 @@ package shape
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -194,7 +195,7 @@ func (l *Line) spare(now time.Time, cutover bool) int {
 	if !cutover {
 		n -= b.Keep
 		if b.Model == Plain95 {
-			n = int(float64(n) * min(1, atOnce+(1-atOnce)*float64(now.Sub(begin))/float64(end.Sub(begin))))
+			n = int(math.Ceil(float64(n) * min(1, atOnce+(1-atOnce)*float64(now.Sub(begin))/float64(end.Sub(begin)))))
 		}
 	}
 	n -= l.bursts(begin)
