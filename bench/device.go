@@ -99,6 +99,23 @@ func Unmount(dir string) error {
 	return err
 }
 
+// released waits until no loop device stands on an image any more. After umount it may: whoever made a mount namespace of his own while it was mounted has
+// it mounted still, and until he is gone the filesystem is in use, its log is open and a check of it means nothing.
+func released(ctx context.Context, image string) error {
+	for end := time.Now().Add(time.Minute); ; {
+		out, err := Run(ctx, "losetup", "--noheadings", "--associated", image)
+		if err != nil || strings.TrimSpace(out) == "" {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s is unmounted and still in use by a mount namespace: %s", image, out)
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
 // Cmp compares two devices or files over size bytes with cmp, a program that knows nothing of Mover. The page caches of both are
 // dropped first.
 func Cmp(ctx context.Context, a, b string, size int64) error {

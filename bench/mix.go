@@ -495,7 +495,7 @@ func (m *mix) judge(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", d.Name, err)
 		}
-		if err := Unmount(dir); err != nil {
+		if err := errors.Join(Unmount(dir), released(ctx, img)); err != nil {
 			return err
 		}
 		check := map[string][]string{"ext4": {"e2fsck", "-fn"}, "xfs": {"xfs_repair", "-n", "-f"}}[d.fs]

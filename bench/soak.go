@@ -440,7 +440,7 @@ func (s *soak) mountCopy(ctx context.Context, image, name string) (string, error
 		return "", err
 	}
 	if s.plan.fs == "xfs" {
-		if err := Unmount(dir); err != nil {
+		if err := errors.Join(Unmount(dir), released(ctx, img)); err != nil {
 			return "", err
 		}
 	}
