@@ -10,6 +10,7 @@ import (
 const (
 	flowName  = "disk"
 	groupName = "server"
+	twinHost  = "web2"
 )
 
 // or is the first string that is not empty.
@@ -27,13 +28,9 @@ func (r *Rig) pinDir() string { return filepath.Join("/sys/fs/bpf", filepath.Bas
 // StartGateway writes the gateway's config at the first call and starts it. Later calls start it again on the same state.
 func (r *Rig) StartGateway() error {
 	conf := r.path("gateway.yaml")
-	if r.Proxy == nil {
-		port, err := freePort()
+	if r.address == "" {
+		addr, err := r.listenAt()
 		if err != nil {
-			return err
-		}
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if r.Proxy, err = NewProxy(addr); err != nil {
 			return err
 		}
 		text := fmt.Sprintf(`gateway:
@@ -45,9 +42,10 @@ func (r *Rig) StartGateway() error {
   tls: {ca: %s, cert: %s, key: %s}
   memory: %s
   log-limit: %s
+  dedup: {scope: %s}
   flows:
 `, addr, or(r.o.RedoDir, r.path("gw-state")), r.path("gw-run"), r.path("gateway.sock"), or(r.o.GatewayMetrics, "off"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"),
-			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"))
+			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"), or(r.o.Scope, "host"))
 		for _, d := range r.o.disks() {
 			text += fmt.Sprintf("    - {tenant: demo, host: web1, name: %s, target: %s, create: %v", d.Name, d.Target, r.o.Create)
 			if r.o.Points != "" {
@@ -55,22 +53,40 @@ func (r *Rig) StartGateway() error {
 			}
 			text += "}\n"
 		}
+		if r.o.Twin != "" {
+			text += fmt.Sprintf("    - {tenant: demo, host: %s, name: %s, target: %s, create: %v}\n", twinHost, flowName, r.o.Twin, r.o.Create)
+		}
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err
 		}
+		r.address = addr
 	}
 	var err error
 	r.gateway, err = r.start("gateway", "gateway", "-c", conf)
 	return err
 }
 
+// listenAt is where the gateway will listen; on loopback with a proxy before it, which can cut.
+func (r *Rig) listenAt() (addr string, err error) {
+	if r.o.Line != nil {
+		return fmt.Sprintf("%s:%d", farAddr, gatewayPort), nil
+	}
+	port, err := freePort()
+	if err != nil {
+		return "", err
+	}
+	addr = fmt.Sprintf("127.0.0.1:%d", port)
+	r.Proxy, err = NewProxy(addr)
+	return addr, err
+}
+
 // StartSource writes the source's config at the first call and starts it. Later calls start it again; what is tracked in the kernel goes on.
 func (r *Rig) StartSource() error {
 	conf := r.path("source.yaml")
 	if r.source == nil {
-		addr := r.Proxy.Addr()
-		if r.o.NoProxy {
-			addr = r.Proxy.target
+		addr, host := or(r.o.Through, r.address), or(r.o.Host, "web1")
+		if r.Proxy != nil && !r.o.NoProxy {
+			addr = r.Proxy.Addr()
 		}
 		text := fmt.Sprintf(`source:
   state: %s
@@ -81,7 +97,7 @@ func (r *Rig) StartSource() error {
   limits: {memory: %s}
   compression: %s
   tracking: {pin-dir: %s}
-%s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), or(r.o.SourceMetrics, "off"), addr, r.path("pki/ca.pem"), r.path("pki/web1.pem"), r.path("pki/web1.key"),
+%s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), or(r.o.SourceMetrics, "off"), addr, r.path("pki/ca.pem"), r.path("pki/"+host+".pem"), r.path("pki/"+host+".key"),
 			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), sourceFlows(r.o))
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err

@@ -26,6 +26,7 @@ type Rig struct {
 	o     RigOptions
 
 	gateway, source *Proc
+	address         string // where the gateway listens; "": not started yet
 	cleanup         []func() error
 }
 
@@ -55,6 +56,13 @@ type RigOptions struct {
 	Hooks       string // of the group, as in the source's config
 
 	SourceMetrics, GatewayMetrics string // addresses of the metrics; default off
+
+	Line    *Line  // the daemons run at its two ends; nil: both on loopback
+	Through string // what the source dials instead of the gateway
+	Cores   int    // both daemons share the first so many; 0: all
+	Scope   string // of dedup: host, the default, or tenant
+	Twin    string // target of the flow of a second host, for Second
+	Host    string // the source's name; default web1
 }
 
 // RigDisk is one flow of a rig. Several are one group, groupName.
@@ -89,7 +97,7 @@ func NewRig(ctx context.Context, bin string, o RigOptions) (*Rig, error) {
 	r.Defer(func() error { return os.RemoveAll(dir) })
 	for _, args := range [][]string{
 		{"pki", "init", "--dir", r.path("pki")},
-		{"pki", "gateway", "--dir", r.path("pki"), "--out", r.path("pki"), "--name", "gw", "--address", "127.0.0.1"},
+		{"pki", "gateway", "--dir", r.path("pki"), "--out", r.path("pki"), "--name", "gw", "--address", "127.0.0.1,localhost," + nearAddr + "," + farAddr},
 		{"pki", "host", "--dir", r.path("pki"), "--out", r.path("pki"), "--tenant", "demo", "--host", "web1"},
 	} {
 		if out, err := exec.CommandContext(ctx, filepath.Join(bin, "moverctl"), args...).CombinedOutput(); err != nil {
@@ -125,13 +133,22 @@ func (r *Rig) Close() error {
 
 // Proc is a started daemon.
 type Proc struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
+	cmd   *exec.Cmd
+	done  chan struct{}
+	err   error
+	group bool // it leads a process group, which is killed with it
 }
 
 // Kill sends SIGKILL and waits.
 func (p *Proc) Kill() {
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	if p.group {
+		syscall.Kill(-p.Pid(), syscall.SIGKILL)
+	}
 	p.cmd.Process.Kill()
 	<-p.done
 }
@@ -157,7 +174,17 @@ func (r *Rig) start(name string, args ...string) (*Proc, error) {
 		return nil, err
 	}
 	defer log.Close()
-	p := &Proc{cmd: exec.Command(filepath.Join(r.Bin, "moverd"), args...), done: make(chan struct{})}
+	argv := append([]string{filepath.Join(r.Bin, "moverd")}, args...)
+	switch {
+	case r.o.Line != nil && name == "gateway":
+		argv = r.o.Line.Far(argv...)
+	case r.o.Line != nil:
+		argv = r.o.Line.Near(argv...)
+	}
+	if r.o.Cores > 0 {
+		argv = append([]string{"taskset", "-c", fmt.Sprintf("0-%d", r.o.Cores-1)}, argv...)
+	}
+	p := &Proc{cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
@@ -167,6 +194,26 @@ func (r *Rig) start(name string, args ...string) (*Proc, error) {
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// Second is another host of the same tenant at r's gateway, whose volume goes to o.Twin. It is closed before r.
+func (r *Rig) Second(ctx context.Context, volume string) (*Rig, error) {
+	dir, err := os.MkdirTemp("", "mover-rig-")
+	if err != nil {
+		return nil, err
+	}
+	o := r.o
+	o.Host, o.Volume, o.Target = twinHost, volume, r.o.Twin
+	s := &Rig{Dir: dir, Bin: r.Bin, o: o, address: r.address}
+	s.Defer(func() error { return os.RemoveAll(dir) })
+	_, err = Run(ctx, filepath.Join(r.Bin, "moverctl"), "pki", "host", "--dir", r.path("pki"), "--out", s.path("pki"), "--tenant", "demo", "--host", twinHost)
+	if err == nil {
+		err = errors.Join(copyFile(r.path("pki/ca.pem"), s.path("pki/ca.pem")), os.Symlink(r.path("gateway.sock"), s.path("gateway.sock")))
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // Log is the end of a daemon's log, for error messages.

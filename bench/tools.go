@@ -8,18 +8,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
-// command starts a peer's server in the foreground, as a process of the rig.
+// command starts a peer's server in the foreground, as a process of the rig with a group of its own.
 func (r *Rig) command(name string, args ...string) (*Proc, error) {
 	log, err := os.OpenFile(r.path(filepath.Base(name)+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	p := &Proc{cmd: exec.Command(name, args...), done: make(chan struct{})}
+	p := &Proc{cmd: exec.Command(name, args...), done: make(chan struct{}), group: true}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
