@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), postgres(), wrong(), churnCommand(), table())
+	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), postgres(), wrong(), line(), delay(), churnCommand(), table(), picture())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)
@@ -94,13 +94,7 @@ func churnCommand() *cobra.Command {
 
 func table() *cobra.Command {
 	return &cobra.Command{Use: "table DIR", Short: "write the results in DIR as a Markdown table", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			results, err := bench.ReadResults(args[0])
-			if err != nil {
-				return fmt.Errorf("read results: %w", err)
-			}
-			return bench.Table(cmd.OutOrStdout(), results)
-		}}
+		RunE: func(cmd *cobra.Command, args []string) error { return written(cmd.OutOrStdout(), args[0], bench.Table) }}
 }
 
 func soak() *cobra.Command {
