@@ -1,17 +1,22 @@
 package daemon
 
 import (
+	"context"
+	"errors"
 	"os"
 	"slices"
 	"time"
 
+	"github.com/moverd/mover/cost"
+	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/daemon/control"
 	"github.com/moverd/mover/daemon/metrics"
 	"github.com/moverd/mover/daemon/report"
 	"github.com/moverd/mover/internal/audit"
 )
 
 // document is what this end knows about a flow, a group, or (name empty) all.
-func (a *audited) document(name string) (*report.Document, error) {
+func (a *audited) document(ctx context.Context, name string) (*report.Document, error) {
 	who := a.Daemon()
 	d := &report.Document{Made: time.Now(), Asked: name, Role: who.Role, Software: who.Version}
 	d.Host, _ = os.Hostname()
@@ -34,12 +39,52 @@ func (a *audited) document(name string) (*report.Document, error) {
 		}
 	}
 	past, err := a.log.past.Read(names)
-	if err != nil {
+	if err = errors.Join(err, a.points(ctx, d)); err != nil {
 		d.Trouble = err.Error()
 	}
 	d.Fill(past)
+	d.Prices, d.Cost = a.cost(d)
 	d.Audit.Seq, d.Audit.Digest = a.log.trail.Head()
 	return d, nil
+}
+
+// points adds the recovery points, which a gateway knows.
+func (a *audited) points(ctx context.Context, d *report.Document) error {
+	if d.Role != Gateway {
+		return nil
+	}
+	r, err := a.role.Do(ctx, control.Points, control.Request{}, nil)
+	for _, f := range r.Flows {
+		for i := range d.Flows {
+			if d.Flows[i].Status.Flow == f.Flow {
+				d.Flows[i].Points = f.Points
+			}
+		}
+	}
+	return err
+}
+
+// cost is the price file and what it says, nothing when none is configured. The file is read each time: it is the operator's.
+func (a *audited) cost(d *report.Document) (string, *cost.Answer) {
+	file := pricesOf(d.Role, a.conf)
+	if file == "" {
+		return "", nil
+	}
+	p, err := config.LoadPrices(file)
+	if err != nil {
+		return string(file), &cost.Answer{Prices: string(file), Trouble: err.Error()}
+	}
+	return p.File, d.Price(p, cost.AddMonths(d.Made, report.CostMonths))
+}
+
+func pricesOf(role string, c *config.Config) config.File {
+	switch {
+	case role == Source && c.Source != nil:
+		return c.Source.Prices
+	case role == Gateway && c.Gateway != nil:
+		return c.Gateway.Prices
+	}
+	return ""
 }
 
 // totals adds what tells whether the trail is written, and where it stands.

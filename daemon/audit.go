@@ -138,7 +138,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 	case verb == control.Points && r.Change == "", verb == control.Lines && r.Set == nil: // a look
 		return a.role.Do(ctx, verb, r, progress)
 	case verb == control.Report:
-		d, err := a.document(r.Flow)
+		d, err := a.document(ctx, r.Flow)
 		return control.Result{Past: d}, err
 	}
 	actor := control.Peer(ctx)

@@ -85,6 +85,20 @@ func (c *checks) source(ctx context.Context, s *config.Source) {
 		c.volume("flow "+f.Name, f)
 	}
 	c.groups(s)
+	c.prices(s.Prices)
+}
+
+// prices tells what is wrong with a price file.
+func (c *checks) prices(file config.File) {
+	if file == "" {
+		return
+	}
+	p, err := config.LoadPrices(file)
+	if err != nil {
+		c.bad("prices", err)
+		return
+	}
+	c.ok("prices", "%s, %d prices", file, len(p.Prices))
 }
 
 // groups tells what stands still together, and what should and does not.
@@ -242,6 +256,7 @@ func (c *checks) gateway(g *config.Gateway) {
 		}
 		c.points(what, f)
 	}
+	c.prices(g.Prices)
 }
 
 // policy tells which of the configured flows the policy refuses.

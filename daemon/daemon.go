@@ -102,6 +102,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	a.begin(o)
+	if file := pricesOf(o.Role, o.Config); file != "" {
+		if _, err := config.LoadPrices(file); err != nil {
+			o.Log.Warn("reports will not tell costs", "error", err)
+		}
+	}
 	err = errors.Join(serve(ctx, o, p, a), a.close())
 	a.end(err)
 	return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/cmd/internal/exit"
+	"github.com/moverd/mover/cost"
 	"github.com/moverd/mover/daemon"
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/daemon/report"
@@ -78,8 +80,14 @@ func newWorld(t *testing.T, volume, target, more string) *world {
 	}
 	pins := "/sys/fs/bpf/" + filepath.Base(w.dir)
 	t.Cleanup(func() { os.RemoveAll(pins) })
+	w.write("prices", `prices:
+  - {kind: line, name: l, model: moved, price: 1, unit: GB, currency: CNY, from: 2020-01-01, source: test}
+  - {kind: volume, name: disk, price: 3, unit: GiB-month, currency: CNY, from: 2020-01-01, source: test}
+use: {line: line/l, target: volume/disk, points: none}
+`)
 	w.write("source", `source:
   state: @/source
+  prices: @/prices.yaml
   run: @/run
   metrics: {listen: "127.0.0.1:0"}
   tracking: {pin-dir: `+pins+`}
@@ -92,6 +100,7 @@ func newWorld(t *testing.T, volume, target, more string) *world {
 	w.write("gateway", `gateway:
   listen: `+addr+`
   state: @/gateway
+  prices: @/prices.yaml
   run: @/run
   metrics: {listen: "off"}
   tls: {ca: @/pki/ca.pem, cert: @/pki/gw.pem, key: @/pki/gw.key}
@@ -454,6 +463,13 @@ func (w *world) past(mnt string, kinds ...string) {
 	}
 	if sum := m.Free + m.Zero + m.Same + m.Copied + m.Unreadable + m.Sent; sum != m.Looked {
 		w.t.Errorf("%d of %d bytes are told", sum, m.Looked)
+	}
+	var c cost.Answer
+	if err := json.Unmarshal([]byte(w.must(0, "source", "cost", "root", "-o", "json")), &c); err != nil || len(c.Items) != 2 || d.Cost == nil || len(d.Cost.Items) != 2 {
+		w.t.Fatalf("cost: %v, %+v", err, c)
+	}
+	if line := c.Items[0].SoFar; line.Bytes < m.Wire+f.Failed.Wire || line.Cost == nil || math.Abs(line.Cost.Amount-float64(line.Bytes)/1e9) > 1e-4 || c.Saved.Plain < m.Looked || c.Items[1].SoFar.Bytes != 64<<20 {
+		w.t.Errorf("cost: %+v, the report has %+v", c, m)
 	}
 	r := f.Last("cutover")
 	if r == nil || !r.OK || r.SourceRoot == "" || r.SourceRoot != r.TargetRoot || r.Pause <= 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/daemon/report"
 )
 
 func (a *app) reportCmd() *cobra.Command {
@@ -33,7 +34,6 @@ Restarts do not shorten it. --html writes one file that needs nothing else; -o j
 	return c
 }
 
-// report asks the source where both ends run on one host: it knows more.
 func (a *app) report(c *cobra.Command, req control.Request, file string) error {
 	if file != "" {
 		if a.output == "json" {
@@ -43,9 +43,24 @@ func (a *app) report(c *cobra.Command, req control.Request, file string) error {
 			return err
 		}
 	}
+	d, err := a.past(c, req)
+	switch {
+	case err != nil:
+		return err
+	case file != "":
+		return a.page(file, d)
+	case a.output == "json":
+		return a.json(d)
+	}
+	d.Text(a.out)
+	return nil
+}
+
+// past asks the source where both ends run on one host: it knows more.
+func (a *app) past(c *cobra.Command, req control.Request) (*report.Document, error) {
 	all, err := a.clients()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	result, err := all[0].Do(c.Context(), control.Report, req, nil)
 	for _, next := range all[1:] { // the name may be the other end's
@@ -59,18 +74,10 @@ func (a *app) report(c *cobra.Command, req control.Request, file string) error {
 			err = errors.Join(err, other)
 		}
 	}
-	switch {
-	case err != nil:
-		return err
-	case result.Past == nil:
-		return errors.New("the daemon has no history; is it older than this moverctl?")
-	case file != "":
-		return a.page(file, result.Past)
-	case a.output == "json":
-		return a.json(result.Past)
+	if err == nil && result.Past == nil {
+		err = errors.New("the daemon has no history; is it older than this moverctl?")
 	}
-	result.Past.Text(a.out)
-	return nil
+	return result.Past, err
 }
 
 func (a *app) page(file string, d interface{ HTML(io.Writer) error }) error {

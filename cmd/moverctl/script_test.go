@@ -18,6 +18,8 @@ import (
 
 	"github.com/moverd/mover/blockdev/freeze"
 	"github.com/moverd/mover/daemon/control"
+	"github.com/moverd/mover/daemon/history"
+	"github.com/moverd/mover/daemon/report"
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/internal/version"
@@ -93,6 +95,9 @@ func (f *fake) Do(_ context.Context, verb string, r control.Request, progress fu
 	if verb == control.Lines {
 		return lines(r)
 	}
+	if verb == control.Report {
+		return control.Result{Past: f.past(r.Flow)}, nil
+	}
 	if verb != control.Claim && !slices.ContainsFunc(sourceFlows(), func(s mover.Status) bool { return s.Flow == r.Flow }) {
 		return control.Result{}, fmt.Errorf("there is no flow %q; there are root data logs: %w", r.Flow, sentinel.ErrUsage)
 	}
@@ -145,6 +150,27 @@ func lines(r control.Request) (control.Result, error) {
 	return control.Result{Text: "line idc-bj was set", Lines: []mover.LineStatus{l}}, nil
 }
 
+// past is three weeks of the first flow, at a source.
+func (f *fake) past(name string) *report.Document {
+	began := testNow.AddDate(0, 0, -20)
+	s := sourceFlows()[1]
+	s.Size = 100 << 30
+	d := &report.Document{Made: testNow, Asked: name, Role: f.role, Host: "db1", Software: "v1.2.3", Flows: []report.Flow{{Status: s}}}
+	past := history.Past{Samples: map[string][]history.Sample{}}
+	ended := func(kind string, at time.Time, looked int64) {
+		past.Events = append(past.Events, mover.Event{Kind: mover.PassEvent, Flow: s.Flow, Began: at, Time: at.Add(time.Hour), Pass: &mover.EndedPass{Kind: kind, Passes: 10,
+			Moved: mover.Moved{Looked: looked, Free: looked / 2, Same: looked / 4, Sent: looked / 4, Payload: looked / 8, Wire: looked/8 + looked/256}}})
+	}
+	ended("full", began, 100<<30)
+	for i := range 19 {
+		at := began.AddDate(0, 0, i+1)
+		ended("delta", at, 4<<30)
+		past.Samples[s.Flow] = append(past.Samples[s.Flow], history.Sample{Time: at, Span: 1800, Seen: 1800, Rate: 1 << 20, Wire: 64 << 10})
+	}
+	d.Fill(past)
+	return d
+}
+
 func reportOf(r control.Request) *mover.Report {
 	kind, left := "cutover", "frozen"
 	if r.Rehearse {
@@ -195,10 +221,21 @@ func serve(t *testing.T, f *fake, path string) {
 	})
 }
 
+const prices = `prices:
+  - {kind: line, name: express, model: flat, price: 12000, unit: month, rate: 200Mbit/s, currency: CNY, from: 2026-01-01, until: 2026-06-30, source: contract 4711}
+  - {kind: volume, name: ssd, price: 0.5, unit: GiB-month, currency: CNY, from: 2026-01-01, source: list}
+use: {line: line/express, target: volume/ssd, points: none}
+`
+
 // TestScripts runs testdata/*.txt: a line "$ args" is a command, what follows is its output, standard error marked by "! ", and its exit
 // code when it is not 0. @S and @G are the sockets of a source and a gateway.
 func TestScripts(t *testing.T) {
 	dir := t.TempDir()
+	for name, text := range map[string]string{"prices.yaml": prices, "wrong.yaml": strings.Replace(prices, "unit: month", "unit: year", 1)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	sockets := strings.NewReplacer("@S", filepath.Join(dir, "s.sock"), "@G", filepath.Join(dir, "g.sock"), "@D", dir)
 	back := strings.NewReplacer(runtime.Version(), "GO", "moverctl "+version.String(), "moverctl VERSION", filepath.Join(dir, "s.sock"), "@S", filepath.Join(dir, "g.sock"), "@G", dir, "@D")
 	source, gateway := &fake{role: "source"}, &fake{role: "gateway"}

@@ -43,6 +43,7 @@ type Source struct {
 	Compression string       `yaml:"compression"`
 	Tracking    Tracking     `yaml:"tracking"`
 	Audit       Audit        `yaml:"audit"`
+	Prices      File         `yaml:"prices,omitempty"` // for moverctl cost and report
 	Flows       []SourceFlow `yaml:"flows"`
 	Groups      []Group      `yaml:"groups,omitempty"`
 }
@@ -108,6 +109,7 @@ type Gateway struct {
 	Dedup    Dedup         `yaml:"dedup"`
 	Lines    []Line        `yaml:"lines,omitempty"` // that sources share; none: nothing is shaped
 	Audit    Audit         `yaml:"audit"`
+	Prices   File          `yaml:"prices,omitempty"` // for moverctl cost and report
 	Flows    []GatewayFlow `yaml:"flows"`
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moverd/mover/cost"
 	"github.com/moverd/mover/daemon/history"
 	"github.com/moverd/mover/mover"
 )
@@ -24,6 +25,8 @@ type Document struct {
 	Flows    []Flow        `json:"flows"`
 	Events   []mover.Event `json:"events"` // of the daemon, and of groups
 	Audit    Audit         `json:"audit"`
+	Prices   string        `json:"prices,omitempty"` // the price file as configured
+	Cost     *cost.Answer  `json:"cost,omitempty"`
 	Trouble  string        `json:"trouble,omitempty"` // why the history is not whole
 }
 
@@ -42,6 +45,8 @@ type Flow struct {
 	Failed  mover.Moved      `json:"failed"` // by passes that ended without a commit, or with their daemon
 	Events  []mover.Event    `json:"events"`
 	Samples []history.Sample `json:"samples"`
+
+	Points []mover.RecoveryPoint `json:"points,omitempty"` // gateway
 }
 
 // Passes counts what was committed.

@@ -19,6 +19,7 @@ var pageText string
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"size":     units.Size,
 	"stamp":    stamp,
+	"day":      func(t time.Time) string { return t.Format(time.DateOnly) },
 	"name":     func(e mover.Event) string { return Name(&e) },
 	"about":    func(e mover.Event) string { return About(&e) },
 	"verdict":  Verdict,

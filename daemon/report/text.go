@@ -31,6 +31,10 @@ func (d *Document) Text(w io.Writer) {
 		d.Flows[i].text(p, d.Role)
 	}
 	d.bytes(p)
+	if d.Cost != nil {
+		d.Cost.Text(w)
+		p("")
+	}
 	all := d.All()
 	p("timeline (UTC)")
 	if n := len(all) - maxLines; n > 0 {
