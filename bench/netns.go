@@ -55,7 +55,7 @@ func NewLine(ctx context.Context, rate int64) (*Line, error) {
 			[]string{"ip", "-n", ns, "addr", "add", addr + "/30", "dev", lineDevice},
 			[]string{"ip", "-n", ns, "link", "set", "lo", "up"},
 			[]string{"ip", "-n", ns, "link", "set", lineDevice, "up"},
-			append([]string{"tc", "-n", ns, "qdisc", "add", "dev", lineDevice, "root"}, shape(rate)...))
+			append([]string{"tc", "-n", ns, "qdisc", "add", "dev", lineDevice, "root"}, queue(rate)...))
 	}
 	for _, s := range steps {
 		if _, err := Run(ctx, s[0], s[1:]...); err != nil {
@@ -65,8 +65,8 @@ func NewLine(ctx context.Context, rate int64) (*Line, error) {
 	return l, nil
 }
 
-// shape is the queue of one end. An unlimited one has a queue too, for its counters.
-func shape(rate int64) []string {
+// queue is the queue of one end. An unlimited one has a queue too, for its counters.
+func queue(rate int64) []string {
 	if rate == 0 {
 		return []string{"pfifo", "limit", "10000"}
 	}

@@ -27,6 +27,9 @@ func (p *Perf) say(format string, args ...any) { fmt.Fprintf(p.W, format+"\n", a
 
 func (p *Perf) add(workload, subject, metric string, v float64, unit string) error {
 	p.say("%-10s %-22s %-44s %12s %s", workload, subject, metric, number(v), unit)
+	if p.Results == nil { // a trial
+		return nil
+	}
 	return p.Results.Add(workload, subject, metric, v, unit)
 }
 
