@@ -128,6 +128,9 @@ func (c *conn) open(h *wire.Hello) error {
 		can := uint64(wire.CapZstd | wire.CapKeep)
 		if c.line != nil {
 			can |= wire.CapShape
+			if fresh && h.Capabilities&wire.CapShape == 0 {
+				c.s.log.Warn("source does not know leases and keeps to none; upgrade it", "flow", f.key, "line", c.line.cfg.Name, "agent", h.Agent)
+			}
 			c.line.add(c)
 		}
 		err = c.wc.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: version, Capabilities: can,
