@@ -195,8 +195,23 @@ func outcome(result control.Result, err error) map[string]any {
 	if r := result.Report; r != nil {
 		d["source_root"], d["target_root"], d["pause_seconds"], d["left"] = r.SourceRoot, r.TargetRoot, r.Pause, r.Left
 		d["generation"], d["epoch"], d["consistency"] = r.Generation, r.Epoch, r.Consistency
+		if r.Kind == "cutover" {
+			d["handed_over"] = handedOver(r)
+		}
 	}
 	return d
+}
+
+// handedOver is what a cutover's report says of its targets: one answer, or one for each member.
+func handedOver(r *mover.Report) any {
+	if len(r.Members) == 0 {
+		return r.HandOver()
+	}
+	all := map[string]any{}
+	for _, m := range r.Members {
+		all[m.Flow] = m.HandOver()
+	}
+	return all
 }
 
 // frozenWith is the flows that are thawed with the one, or the group, of that name.
@@ -279,6 +294,9 @@ func changes(old, s mover.Status) (out []audit.Record) {
 	}
 	if s.Phase != old.Phase && s.Phase == "released" {
 		say("flow.released", map[string]any{"epoch": s.PointEpoch})
+	}
+	if s.HandOver != old.HandOver && (s.HandOver == mover.HandOverDoubt || old.HandOver == mover.HandOverDoubt) {
+		say("flow.handover", map[string]any{"handed_over": s.HandOver, "why": s.Reason})
 	}
 	if s.Gap != "" && (s.Gap != old.Gap || s.Rescans > old.Rescans) {
 		say("flow.gap", map[string]any{"why": s.Gap, "rescans": s.Rescans})

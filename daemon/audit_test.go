@@ -143,3 +143,21 @@ func TestChanges(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A hand-over in doubt, and what becomes known of it, is in the trail (C15).
+func TestHandOverIsRecorded(t *testing.T) {
+	none, doubt, no := mover.Status{}, mover.Status{HandOver: mover.HandOverDoubt}, mover.Status{HandOver: mover.NotHandedOver}
+	for _, c := range []struct {
+		old, new mover.Status
+		want     int
+	}{{none, doubt, 1}, {doubt, no, 1}, {doubt, doubt, 0}, {none, mover.Status{HandOver: mover.HandedOver}, 0}} {
+		out := changes(c.old, c.new)
+		if len(out) != c.want || c.want > 0 && (out[0].Event != "flow.handover" || out[0].Details["handed_over"] != c.new.HandOver) {
+			t.Errorf("%q to %q: %+v", c.old.HandOver, c.new.HandOver, out)
+		}
+	}
+	whole := mover.Whole("server", "cutover", []*mover.Report{{Flow: "a", Kind: "cutover", Released: true}, {Flow: "b", Kind: "cutover", Doubt: true}})
+	if d, _ := outcome(control.Result{Report: whole}, nil)["handed_over"].(map[string]any); d["a"] != "yes" || d["b"] != "unknown" {
+		t.Errorf("%+v", d)
+	}
+}

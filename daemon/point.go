@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/moverd/mover/daemon/control"
@@ -177,7 +178,7 @@ func (u *unit) view(members []mover.Status) *mover.Group {
 		g.State, g.Finished = "finished", u.finishedAt()
 	case over == len(members):
 		g.State, g.Next = "done", "moverctl rollback "+u.name+", or moverctl finish "+u.name+" when the target is yours for good"
-	case over > 0:
+	case over > 0 || slices.ContainsFunc(members, func(s mover.Status) bool { return s.HandOver == mover.HandOverDoubt }):
 		g.State, g.Reason = "done in part", fmt.Sprintf("%d of %d members are handed over", over, len(members))
 		g.Next = "moverctl rollback " + u.name
 	case u.skip != "":

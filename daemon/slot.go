@@ -267,8 +267,13 @@ func (p *slot) wait(ctx context.Context) bool {
 	return true
 }
 
-// unparked waits until a rollback lets the flow run. false: ctx ended.
+// unparked waits until a rollback lets the flow run. false: ctx ended. Meanwhile the gateway is asked what the record does not know.
 func (p *slot) unparked(ctx context.Context) bool {
+	actx, stop := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	asking.Go(func() { p.askWhich(actx) })
+	defer asking.Wait()
+	defer stop()
 	select {
 	case <-p.again:
 		return true
@@ -293,6 +298,37 @@ func (p *slot) unpark() error {
 	p.mu.Unlock()
 	p.wake()
 	return nil
+}
+
+// askWhich asks the gateway whether the target was handed over, where a process before this one ended without knowing (C15).
+func (p *slot) askWhich(ctx context.Context) {
+	p.mu.Lock()
+	r := p.parked
+	p.mu.Unlock()
+	if r == nil || !r.Doubt {
+		return
+	}
+	s, err := sender.AskState(ctx, p.config(), p.paths(), p.log)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.log.Error("the gateway does not say whether the target was handed over", "error", err)
+		}
+		return
+	}
+	r = r.Settled(s.Phase == mover.Released)
+	p.mu.Lock()
+	still := p.parked != nil
+	if still {
+		p.parked = r
+	}
+	p.mu.Unlock()
+	if !still {
+		return // rolled back meanwhile
+	}
+	p.log.Warn("the gateway has said whether the target was handed over", "handed_over", r.HandOver())
+	if err := recorder(string(p.c.Run), p.f.Name)(r); err != nil {
+		p.log.Warn("it will be asked again after a restart", "error", err)
+	}
 }
 
 func (p *slot) wake() {
@@ -347,7 +383,8 @@ func (p *slot) moving() (*sender.Flow, error) {
 	case p.flow == nil:
 		return nil, p.why
 	case p.parked != nil:
-		return nil, fmt.Errorf("flow %s is cut over and left frozen; rollback takes the target back: %w", p.f.Name, sentinel.ErrRefused)
+		_, reason, _ := p.parked.Standing()
+		return nil, fmt.Errorf("flow %s: %s; rollback takes the target back: %w", p.f.Name, reason, sentinel.ErrRefused)
 	}
 	return p.flow, nil
 }
@@ -375,11 +412,8 @@ func (p *slot) status() mover.Status {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if r := p.parked; r != nil {
-			s.State, s.Since, s.Reason = mover.Done, r.Ended, fmt.Sprintf("cut over at %s, source left frozen", r.Ended.Format(time.RFC3339))
-			s.Next = "moverctl rollback, to let the source go on instead of the target"
-			if r.Partly {
-				s.State, s.Reason = mover.Stopped, fmt.Sprintf("the cutover of %s was broken off, source left frozen: %s", r.Ended.Format(time.RFC3339), r.Error)
-			}
+			s.State, s.Reason, s.Next = r.Standing()
+			s.Since, s.HandOver = r.Ended, r.HandOver()
 		}
 		return s
 	}

@@ -56,6 +56,7 @@ type Status struct {
 	Points           int          `json:"points,omitempty"`       // gateway: kept
 	PointError       string       `json:"points_error,omitempty"` // gateway: why the last commit has none
 	Phase            string       `json:"phase,omitempty"`
+	HandOver         string       `json:"hand_over,omitempty"` // source, after a cutover: yes, no, unknown
 	Conns            int          `json:"connections"`
 	Links            []LinkStatus `json:"links,omitempty"` // source: the ways to the gateway, where there are several or the line is shared out
 	RTT              float64      `json:"rtt_seconds"`
@@ -120,7 +121,8 @@ type Report struct {
 	WireOut     int64           `json:"wire_out_bytes"`
 
 	Released   bool      `json:"released,omitempty"`           // the target was handed over
-	Partly     bool      `json:"partly,omitempty"`             // some targets of the group were handed over and some were not
+	Doubt      bool      `json:"in_doubt,omitempty"`           // the target may have been handed over: the gateway has not answered
+	Partly     bool      `json:"partly,omitempty"`             // some targets of the group were, or may have been, handed over and some were not
 	Moment     string    `json:"moment,omitempty"`             // id that the recovery points of one freeze share
 	MomentTime time.Time `json:"moment_time,omitzero"`         // when the freeze began
 	Point      string    `json:"point,omitempty"`              // id of the copy that the gateway keeps

@@ -98,6 +98,7 @@ var codes = []struct {
 	name string
 	is   error
 }{
+	{"broken-off", sentinel.ErrBrokenOff}, // first: what it was broken off by is of less weight
 	{"not-found", sentinel.ErrNotFound},
 	{"usage", sentinel.ErrUsage},
 	{"not-converged", sentinel.ErrNotConverged},

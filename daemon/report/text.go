@@ -214,6 +214,9 @@ func About(e *mover.Event) string {
 				add("%s%s", x.name, x.text)
 			}
 		}
+		if r.Doubt {
+			add("whether the target was handed over was not known")
+		}
 		if r.Partly {
 			add("only some targets were handed over")
 		}

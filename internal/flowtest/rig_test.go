@@ -91,13 +91,13 @@ type rig struct {
 	target *fault.Mem // nil until made
 	plan   *fault.Plan
 	addr   string
-
-	gw     *receiver.Server
-	gwEnd  func()
-	flow   *sender.Flow
-	pool   *buffers.Pool
-	end    func()
 	report *mover.Report // what Record kept
+
+	gw    *receiver.Server
+	gwEnd func()
+	flow  *sender.Flow
+	pool  *buffers.Pool
+	end   func()
 }
 
 func newRig(t testing.TB, size int64, delay time.Duration) *rig {
@@ -209,8 +209,8 @@ func (r *rig) startSource() {
 			}
 			return wire.Dial(ctx, r.proxy.addr(), client)
 		}}},
-		Table: filepath.Join(r.dir, "table"), Buffers: r.pool, Log: logger(), Recorded: r.report,
-		Record: func(m *mover.Report) error { r.report = m; return nil }}
+		Table: filepath.Join(r.dir, "table"), Buffers: r.pool, Log: logger(), Recorded: r.recorded(),
+		Record: func(m *mover.Report) error { r.mu.Lock(); defer r.mu.Unlock(); r.report = m; return nil }}
 	if r.deps != nil {
 		r.deps(&deps)
 	}
@@ -231,6 +231,12 @@ func (r *rig) startSource() {
 			r.t.Errorf("leases: %v", err)
 		}
 	}
+}
+
+func (r *rig) recorded() *mover.Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.report
 }
 
 func (r *rig) stopSource() {

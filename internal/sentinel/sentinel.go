@@ -22,6 +22,8 @@ var (
 	ErrDenied = errors.New("denied")
 	// ErrNotConverged: changes arrive faster than they can be moved within the limit.
 	ErrNotConverged = errors.New("not converged")
+	// ErrBrokenOff: a cutover ended when a target was, or may have been, handed over; the writers stay stopped until the operator decides.
+	ErrBrokenOff = errors.New("broken off at the hand-over")
 	// ErrDiffer: both ends were compared and are not equal.
 	ErrDiffer = errors.New("source and target differ")
 	// ErrUsage: flags, arguments or config are wrong.

@@ -9,7 +9,7 @@ package sender
 //	verdict  roots equal, the tracker's witness exact, the freeze unbroken
 //	release  the target is handed over, the source left as asked; or, in a rehearsal, thawed
 //
-// Whatever fails before the release thaws, and the flow goes on.
+// Whatever fails before the release thaws, and the flow goes on. Once RELEASE is on its way nothing thaws by itself (C15, handover.go).
 
 import (
 	"context"
@@ -38,6 +38,7 @@ type cutover struct {
 	wireAt int64
 
 	generation mover.ID
+	announced  bool // a record says that the target may have been handed over
 }
 
 // flusher is a volume that can have page caches above it written back.
@@ -68,8 +69,11 @@ func (c *cutover) run(ctx context.Context) error {
 	f.view.cutover = false
 	f.mu.Unlock()
 	f.closeReport(c.report, c.wireAt, err)
-	if err != nil && c.g.handed.Load() {
+	switch {
+	case err != nil && c.g.handed.Load():
 		err = errors.Join(err, c.brokenOff())
+	case err != nil && c.announced:
+		err = errors.Join(err, f.deps.Record(nil))
 	}
 	if err != nil {
 		f.noteError(err)
@@ -84,13 +88,14 @@ func (c *cutover) run(ctx context.Context) error {
 	return err
 }
 
-// brokenOff remembers, also for a later process, that some target was handed over: the writers stay stopped until the operator rolls back.
+// brokenOff remembers, also for a later process, that some target was, or may have been, handed over: the writers stay stopped until the operator
+// rolls back.
 func (c *cutover) brokenOff() error {
 	f := c.f
 	f.mu.Lock()
 	known := f.report != nil
 	if !known {
-		c.report.Partly = true
+		c.report.Partly = c.g.partly()
 		f.report, f.released = c.report, c.report.Released
 	}
 	f.mu.Unlock()
@@ -378,6 +383,9 @@ func (c *cutover) release(ctx context.Context) error {
 	f := c.f
 	c.timed("release")
 	defer c.ended("release")
+	if err := c.announce(); err != nil {
+		return err
+	}
 	if err := c.g.step(ctx, c.g.keep); err != nil {
 		return fmt.Errorf("the freeze did not hold until the release: %w", err)
 	}
@@ -395,19 +403,23 @@ func (c *cutover) release(ctx context.Context) error {
 	}
 	root, _ := f.table.Root()
 	m := &wire.Release{Digest: root, Generation: c.generation, Epoch: c.report.Epoch, Report: string(text)}
-	err = c.handOver(ctx, m)
-	if err == nil {
+	doubt, err := c.handOver(ctx, m)
+	switch {
+	case err == nil:
 		c.g.handed.Store(true)
 		c.report.Released = true
-	} else {
+	case doubt:
+		c.report.Doubt = true
+		c.g.doubtful(f.cfg.Flow, err)
+	default:
 		c.g.refuse(f.cfg.Flow, err)
 	}
 	// All hear how it went before anybody decides whether to thaw.
 	if serr := c.g.step(context.WithoutCancel(ctx), nil); serr != nil {
 		return errors.Join(err, serr)
 	}
-	if partly := c.g.partly(); partly != nil {
-		return partly
+	if broken := c.g.brokenOff(); broken != nil {
+		return broken
 	}
 	return err
 }
@@ -417,23 +429,6 @@ func (c *cutover) keepPoint(ctx context.Context, flag uint16) error {
 	c.timed("keep")
 	defer c.ended("keep")
 	return c.f.keep(ctx, c.g, wire.Keep{Flags: flag, Generation: c.generation, Epoch: c.report.Epoch}, c.report)
-}
-
-func (c *cutover) handOver(ctx context.Context, m *wire.Release) error {
-	f := c.f
-	for {
-		_, err := f.link.ask(ctx, m)
-		if err == nil || ctx.Err() != nil || errors.Is(err, sentinel.ErrRefused) || errors.Is(err, sentinel.ErrProtocol) {
-			return err
-		}
-		// Whether it was carried out is what the gateway knows, also when it said before that it stops or fails.
-		if err := f.linkUp(ctx); err != nil {
-			return err
-		}
-		if s, err := f.link.flowState(ctx); err == nil && s.Phase == mover.Released {
-			return nil
-		}
-	}
 }
 
 // leave leaves the source as asked and records it. The target is handed over already: errors here do not undo that.

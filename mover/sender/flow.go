@@ -179,6 +179,10 @@ func (f *Flow) loop(ctx context.Context) error {
 			o.done <- f.step(ctx, o.ctx, o.do)
 			continue
 		}
+		if f.inDoubt() {
+			f.step(ctx, ctx, f.askWhich)
+			continue
+		}
 		err = f.step(ctx, ctx, func(ctx context.Context) error { _, err := f.pass(ctx, onSchedule); return err })
 		if ctx.Err() != nil {
 			return nil
@@ -290,10 +294,14 @@ func (f *Flow) standing() (state mover.State, reason, next string, wait time.Dur
 		f.released = true
 	}
 	switch {
-	case f.report != nil && f.report.Partly:
-		return mover.Stopped, f.doneReason(), "moverctl rollback, to let the source go on", forever
-	case f.report != nil || f.released && !f.reclaim:
-		return mover.Done, f.doneReason(), "moverctl rollback, to let the source go on instead of the target", forever
+	case f.report != nil:
+		if f.report.Doubt && l.conns > 0 {
+			return "", "", "", 0 // to ask the gateway
+		}
+		s, reason, next := f.report.Standing()
+		return s, reason, next, forever
+	case f.released && !f.reclaim:
+		return mover.Done, "the target was handed over", "moverctl rollback, to let the source go on instead of the target", forever
 	case f.paused:
 		return mover.Paused, "paused by the operator", "moverctl resume", forever
 	case f.stopped != nil:
@@ -343,15 +351,6 @@ func whatNow(err error) string {
 		return "replace the disk, or set on-read-error: skip to go on without these bytes, then moverctl resume"
 	}
 	return "mend it, then moverctl resume"
-}
-
-func (f *Flow) doneReason() string {
-	if r := f.report; r != nil && r.Partly {
-		return fmt.Sprintf("the cutover of %s was broken off, source left %s: %s", r.Ended.Format(time.RFC3339), r.Left, r.Error)
-	} else if r != nil {
-		return fmt.Sprintf("cut over at %s, source left %s", r.Ended.Format(time.RFC3339), r.Left)
-	}
-	return "the target was handed over"
 }
 
 // stop waits for the operator.

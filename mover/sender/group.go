@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 )
 
@@ -46,6 +47,7 @@ type Group struct {
 	worse   []string  // why the moment is not what freeze and hooks were to make it; the first of them
 	fuzzy   bool      // something was written past the freeze
 	refused []string  // targets that were not handed over, and why, while others may have been
+	doubted []string  // targets of which nobody knows, and why
 	postErr error
 	broken  error
 	failed  chan struct{} // closed with broken
@@ -150,14 +152,40 @@ func (g *Group) refuse(flow string, err error) {
 	g.refused = append(g.refused, fmt.Sprintf("%s (%v)", flow, err))
 }
 
-// partly is the error of a group of which some targets were handed over and some were not.
-func (g *Group) partly() error {
+// doubtful notes that a target may have been handed over.
+func (g *Group) doubtful(flow string, err error) {
+	g.handed.Store(true)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.handed.Load() || len(g.refused) == 0 {
+	g.doubted = append(g.doubted, fmt.Sprintf("%s (%v)", flow, err))
+}
+
+// partly tells whether some target was not handed over while another one was, or may have been.
+func (g *Group) partly() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.handed.Load() && len(g.refused) > 0
+}
+
+// brokenOff is the error of a cutover that ended within the hand-over: some target was or may have been handed over, and another one was not or
+// may not have been. nil: all were, or none.
+func (g *Group) brokenOff() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.handed.Load() || len(g.refused)+len(g.doubted) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d targets of the group were handed over, but not that of %s", g.members-len(g.refused), g.members, strings.Join(g.refused, ", "))
+	if g.members == 1 {
+		return fmt.Errorf("RELEASE was sent and nobody knows whether the target of %s was handed over: %w", g.doubted[0], sentinel.ErrBrokenOff)
+	}
+	text := fmt.Sprintf("%d of %d targets of the group were handed over", g.members-len(g.refused)-len(g.doubted), g.members)
+	if len(g.refused) > 0 {
+		text += ", but not that of " + strings.Join(g.refused, ", ")
+	}
+	if len(g.doubted) > 0 {
+		text += "; RELEASE was sent and nobody knows of that of " + strings.Join(g.doubted, ", ")
+	}
+	return fmt.Errorf("%s: %w", text, sentinel.ErrBrokenOff)
 }
 
 func (g *Group) why() error {

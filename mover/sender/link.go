@@ -69,6 +69,7 @@ type conn struct {
 	*wire.Conn
 	slot int
 	path int
+	id   mover.ID      // of the link that it belongs to
 	load atomic.Int64  // plain bytes of batches on it
 	gone chan struct{} // closed when it is of no more use
 	err  error         // why; set before gone and the channels of waiters are closed
@@ -156,16 +157,16 @@ func (l *link) connect(ctx context.Context, slot, path int, quiet bool) (up bool
 	nc, err := l.paths[path].Dial(dctx)
 	cancel()
 	if err != nil {
-		return false, l.judge(wire.Explain(err))
+		return false, l.judge(l.linkID(), wire.Explain(err))
 	}
-	c := &conn{Conn: wire.NewConn(nc), slot: slot, path: path, quiet: quiet, gone: make(chan struct{})}
+	id := l.linkID()
+	c := &conn{Conn: wire.NewConn(nc), slot: slot, path: path, id: id, quiet: quiet, gone: make(chan struct{})}
 	c.SetPatience(patience)
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	defer c.Close()
-	id := l.linkID()
 	if err := l.hello(c, id); err != nil {
-		return false, l.judge(err)
+		return false, l.judge(id, err)
 	}
 	l.mu.Lock()
 	if id != l.id {
@@ -363,7 +364,7 @@ func (l *link) lose(ctx context.Context, c *conn, err error) error {
 	if asked {
 		return err // the one that asked judges
 	}
-	return l.judge(err)
+	return l.judge(c.id, err)
 }
 
 // permanent tells whether nothing goes on until the operator, here or at the gateway, has done something.
@@ -372,11 +373,13 @@ func permanent(err error) bool {
 	return ok && (e.Code == wire.CodeDenied || e.Code == wire.CodeFenced || e.Code == wire.CodeRefused || e.Code == wire.CodeVersion)
 }
 
-// judge ends the dialling when err is permanent.
-func (l *link) judge(err error) error {
+// judge ends the dialling when err is permanent. What a connection of an older link hears, fenced by our own newer one, is not.
+func (l *link) judge(id mover.ID, err error) error {
 	if permanent(err) {
 		l.mu.Lock()
-		if l.fatal == nil {
+		if id != l.id {
+			err = errDown
+		} else if l.fatal == nil {
 			l.fatal = err
 			l.change()
 		}
@@ -399,6 +402,13 @@ func (l *link) reset() {
 	l.mu.Unlock()
 	for _, c := range conns {
 		c.Close()
+	}
+}
+
+// renew begins a new link, so that nothing of the old one is carried out once the new one is welcomed (C8). Who was fenced takes nothing over.
+func (l *link) renew() {
+	if !errors.Is(l.view().fatal, sentinel.ErrFenced) {
+		l.reset()
 	}
 }
 

@@ -179,6 +179,9 @@ func (f *Flow) Status() mover.Status {
 		s.Lag = time.Since(v.oldest).Seconds()
 	}
 	f.explain(&s, l)
+	if s.HandOver = f.report.HandOver(); f.released {
+		s.HandOver = mover.HandedOver
+	}
 	if v.passes > 0 && f.report == nil && !f.released {
 		s.Estimate = v.estimate.Seconds()
 		s.Cutover = fmt.Sprintf("final delta %s, about %s", units.Size(pending), seconds(max(v.estimate, 100*time.Millisecond)))

@@ -83,12 +83,15 @@ func (s *still) guard(ctx context.Context) (context.Context, context.CancelFunc)
 	return ctx, func() { broken(nil) }
 }
 
-// giveUp lets the writers go on, but for a group of which a target was handed over: then only the operator does.
+// giveUp lets the writers go on, unless a target was, or may have been, handed over: then only the operator does. C15
 func (s *still) giveUp(err error, r *mover.Report) error {
 	s.g.fail(fmt.Errorf("flow %s: %w", s.f.cfg.Flow, err))
 	if s.g.handed.Load() {
+		if h, ok := s.g.freezer.(held); ok && !h.Held() {
+			return errors.New("a target is, or may be, handed over although the writers were let go on: shut the source down, or moverctl rollback, before anybody uses the target")
+		}
 		r.Left = "frozen"
-		return errors.New("a target is handed over, so the writers stay stopped; moverctl rollback takes all of it back")
+		return errors.New("a target is, or may be, handed over, so the writers stay stopped; moverctl rollback takes all of it back")
 	}
 	thaw := s.g.thaw()
 	if thaw != nil && errors.Is(err, thaw) {
