@@ -71,15 +71,15 @@ soak: deps build
 	bin/moverbench soak --runs $(RUNS) --seed $(SEED) --parallel 3 --results bench/results/soak.jsonl
 
 # What moves over a line, in less than 30 minutes on 2 cores that do nothing else; bench-quick in less than 3. No repetition begins that would exceed
-# the time; how many there were stands in the results. LINE adds options for all of it. The older measurements, at their full size: perf.
+# the time; how many there were stands in the results. LINE adds options to all of it, which replace these. The older measurements, at their full size: perf.
 LINE ?=
 bench: deps build
 	@.ci/deps $(bench_packages)
 	@.ci/mounts
 	bin/moverbench line full --rate 0 --peers nbdcopy,restic --within 8m --results bench/results/line-full.jsonl $(LINE)
-	bin/moverbench line full --rate 1Gbit/s,200Mbit/s,50Mbit/s --peers restic --span 12s --within 330s --results bench/results/line-rates.jsonl $(LINE)
-	bin/moverbench line levels --usr 1GiB --span 4s --within 5m --results bench/results/line-levels.jsonl $(LINE)
-	bin/moverbench line stages twin scale pause distance cores --usr 1GiB --rate 200Mbit/s --span 12s --within 8m --results bench/results/line-rest.jsonl $(LINE)
+	bin/moverbench line full --rate 1Gbit/s,200Mbit/s,50Mbit/s --peers restic --span 20s --within 6m --results bench/results/line-rates.jsonl $(LINE)
+	bin/moverbench line levels --usr 1GiB --span 5s --within 5m --results bench/results/line-levels.jsonl $(LINE)
+	bin/moverbench line stages twin scale pause distance cores --usr 1GiB --twins clone,layout,inodes --rate 200Mbit/s --span 15s --within 8m --results bench/results/line-rest.jsonl $(LINE)
 	bin/moverbench table bench/results > bench/results/README.md
 	bin/moverbench picture bench/results > bench/results/bench.svg
 
@@ -87,7 +87,7 @@ bench-quick: deps build
 	@.ci/deps $(bench_packages)
 	@.ci/mounts
 	@rm -rf bin/quick
-	bin/moverbench line stages full twin scale pause distance --usr 1GiB --rate 0,200Mbit/s --peers nbdcopy,restic --span 4s --twins inodes --sizes 1GiB,4GiB \
+	bin/moverbench line stages full twin scale pause distance --usr 1GiB --rate 0,200Mbit/s --peers nbdcopy,restic --span 4s --twins clone,layout --sizes 1GiB,4GiB \
 	  --pause 200Mbit/s:10MB/s --spread 256MiB --repeat 1 --results bin/quick/line.jsonl $(LINE)
 	bin/moverbench table bin/quick > bin/quick/README.md
 	bin/moverbench picture bin/quick > bin/quick/bench.svg

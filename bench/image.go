@@ -98,8 +98,9 @@ func (p *Perf) usr(ctx context.Context, want int64) (image, error) {
 	return p.ext4Of(ctx, name, "/", least, files)
 }
 
-// Kinds of a second host, by what its volume does not share with the first one's besides the UUID and the seed of directories.
+// Kinds of a second host, by what its volume shares with the first one's. All but the clone are file systems of their own, with the same files.
 const (
+	cloned      = "a clone of the image with own files, 1 %"
 	sameLayout  = "the same layout"
 	otherInodes = "another number of inodes"
 	otherOrder  = "files written in another order"
@@ -107,6 +108,10 @@ const (
 
 // twinOf makes a volume of the files of img, as a second host of the same operating system has it.
 func (p *Perf) twinOf(ctx context.Context, r *Rig, img image, kind string) (image, error) {
+	name := filepath.Join(p.Work, "twin.img")
+	if kind == cloned {
+		return cloneOf(ctx, r, img, name)
+	}
 	dir, err := r.Mount(ctx, img.Path, "first", "-o", "loop,ro,noload")
 	if err != nil {
 		return image{}, err
@@ -131,7 +136,23 @@ func (p *Perf) twinOf(ctx context.Context, r *Rig, img image, kind string) (imag
 	if kind != sameLayout {
 		mkfs = []string{"-N", fmt.Sprint(len(files)*2 + 10_000)}
 	}
-	return p.ext4Of(ctx, filepath.Join(p.Work, "twin.img"), dir, img.Size, files, mkfs...)
+	return p.ext4Of(ctx, name, dir, img.Size, files, mkfs...)
+}
+
+// cloneOf copies an image and writes files into it that nobody else has.
+func cloneOf(ctx context.Context, r *Rig, img image, name string) (image, error) {
+	if _, err := Run(ctx, "cp", "--sparse=always", "--reflink=auto", img.Path, name); err != nil {
+		return image{}, err
+	}
+	dir, err := r.Mount(ctx, name, "clone", "-o", "loop")
+	if err != nil {
+		return image{}, err
+	}
+	const piece = 4 << 20 // of randomFiles
+	if err := errors.Join(randomFiles(ctx, dir, max(img.Used/100/piece*piece, piece)), Unmount(dir)); err != nil {
+		return image{}, err
+	}
+	return openImage(name)
 }
 
 // ext4Of makes an ext4 volume of least bytes, or what is needed, holding files of root in this order.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -60,12 +59,6 @@ func (l *Lines) fullAt(ctx context.Context, rate int64, until time.Time) error {
 	if err != nil {
 		return err
 	}
-	peers := l.Peers
-	if rate > 0 && slices.Contains(peers, "restic") {
-		peers = []string{"restic"} // its bytes do not depend on the line
-	} else if rate > 0 {
-		peers = nil
-	}
 	var ours, payload, wall []float64
 	theirs := map[string][]float64{}
 	err = l.repeat(until, func(int) error {
@@ -79,11 +72,10 @@ func (l *Lines) fullAt(ctx context.Context, rate int64, until time.Time) error {
 		}
 		err = errors.Join(l.addAt("full", rate, "mover", "seconds", c.secs, "s"), l.addAt("full", rate, "mover", "wire bytes below TLS", float64(c.payload), "B"),
 			l.addAt("full", rate, "mover", "bytes of the line, headers too", float64(c.line.Bytes), "B"))
-		for _, name := range peers {
-			if err != nil || rate > 0 && l.stored[img.Path] > 0 {
-				return err
+		for _, name := range l.Peers {
+			if err == nil && (name != "restic" || rate == 0 || l.stored[img.Path] == 0) { // restic knows no line: once for each volume
+				err = l.fullPeer(ctx, name, img, rate, theirs)
 			}
-			err = l.fullPeer(ctx, name, img, rate, theirs)
 		}
 		return err
 	})
@@ -99,7 +91,6 @@ func (l *Lines) fullPeer(ctx context.Context, name string, img image, rate int64
 		return err
 	}
 	title := peerTitles[name]
-	theirs[name] = append(theirs[name], c.secs)
 	if name == "restic" {
 		if l.stored == nil {
 			l.stored = map[string]float64{}
@@ -109,17 +100,21 @@ func (l *Lines) fullPeer(ctx context.Context, name string, img image, rate int64
 	} else {
 		err = l.addAt("full", rate, title, "bytes of the line, headers too", float64(c.line.Bytes), "B")
 	}
-	if rate > 0 {
+	if name == "restic" && rate > 0 {
 		return err
 	}
+	theirs[name] = append(theirs[name], c.secs)
 	return errors.Join(err, l.addAt("full", rate, title, "seconds", c.secs, "s"))
 }
 
 func (l *Lines) fullRatios(rate int64, ours, payload, wall []float64, theirs map[string][]float64, stored float64) error {
 	err := errors.Join(l.addAt("full", rate, "mover", "median seconds", Median(ours), "s"), l.addAt("full", rate, "mover", "runs", float64(len(ours)), "runs"))
-	bounds := map[string]string{"nbdcopy": " (at most 0.5)", "restic": " (at most 0.25)"}
+	bounds := map[string]string{}
+	if rate == 0 {
+		bounds = map[string]string{"nbdcopy": " (at most 0.5)", "restic": " (at most 0.25)"}
+	}
 	for _, name := range PeerNames {
-		if t := theirs[name]; rate == 0 && len(t) > 0 {
+		if t := theirs[name]; len(t) > 0 {
 			err = errors.Join(err, l.addAt("full", rate, "mover / "+peerTitles[name], "ratio of median seconds"+bounds[name], Median(ours)/Median(t), "ratio"))
 		}
 	}

@@ -72,7 +72,7 @@ func queue(rate int64) []string {
 	}
 	// The burst holds what the kernel's clock may be late by, and at least one packet of the largest size that TCP hands over at once.
 	burst := max(rate/200, 96<<10)
-	return []string{"tbf", "rate", fmt.Sprintf("%dbit", rate*8), "burst", fmt.Sprint(burst), "latency", "100ms"}
+	return []string{"tbf", "rate", fmt.Sprintf("%dbit", rate*8), "burst", fmt.Sprint(burst), "latency", "50ms"}
 }
 
 // Close removes the line; no error when it is gone.

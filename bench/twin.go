@@ -41,7 +41,7 @@ func (l *Lines) twin(ctx context.Context, until time.Time) error {
 }
 
 // Twins are the kinds of a second host.
-var Twins = []string{sameLayout, otherInodes, otherOrder}
+var Twins = []string{cloned, sameLayout, otherInodes, otherOrder}
 
 // pair moves both hosts, one after the other, at one level of compression: which one auto takes on a line without a limit depends on what else the
 // machine does.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,34 +49,42 @@ func line() *cobra.Command {
 	f.IntVar(&l.Repeat, "repeat", 5, "repetitions of each measurement")
 	f.DurationVar(&l.Within, "within", 0, "time for all: no repetition after the first begins that would not end in it; 0: no limit")
 	f.StringVar(&o.results, "results", "bench/results/line.jsonl", "file for the results, JSON lines")
-	f.StringSliceVar(&o.rates, "rate", []string{"0", "1Gbit/s", "200Mbit/s", "50Mbit/s"}, "of the line; 0: not limited")
+	f.StringVar(&o.rates, "rate", "0,1Gbit/s,200Mbit/s,50Mbit/s", "of the line; 0: not limited")
 	f.StringVar(&o.usr, "usr", "0", "bytes of /usr that volumes hold at most; 0: all")
 	f.DurationVar(&l.Span, "span", 30*time.Second, "the volume for a limited line is made such that a pass takes about so long; 0: --usr for all")
-	f.StringSliceVar(&l.Levels, "compression", []string{"off", "fastest", "default", "better", "best"}, "levels that auto is compared with, by levels")
-	f.StringSliceVar(&l.Peers, "peers", bench.PeerNames, "what full is compared with, where the line is not limited; of restic the bytes it stores also elsewhere")
-	f.StringSliceVar(&o.twins, "twins", []string{"layout", "inodes", "order"}, "second hosts of twin: of the same layout, of another number of inodes, with files written in another order")
-	f.StringSliceVar(&o.sizes, "sizes", []string{"1GiB", "4GiB", "16GiB", "64GiB"}, "volumes of scale")
-	f.StringSliceVar(&o.pauses, "pause", []string{"1Gbit/s:50MB/s", "200Mbit/s:10MB/s"}, "lines of pause, and the writes under it")
+	f.StringVar(&o.levels, "compression", "off,fastest,default,better,best", "levels that auto is compared with, by levels")
+	f.StringVar(&o.peers, "peers", strings.Join(bench.PeerNames, ","), "what full is compared with; restic, which knows no line, by its time where the line is not limited, and by what it stores")
+	f.StringVar(&o.twins, "twins", "clone,layout,inodes,order", "second hosts of twin: a clone of the image, a file system of the same layout, of another number of inodes, with files written in another order")
+	f.StringVar(&o.sizes, "sizes", "1GiB,4GiB,16GiB,64GiB", "volumes of scale")
+	f.StringVar(&o.pauses, "pause", "1Gbit/s:50MB/s,200Mbit/s:10MB/s", "lines of pause, and the writes under it")
 	f.StringVar(&o.spread, "spread", "1GiB", "bytes of the files that are written to under pause")
 	f.DurationVar(&l.Trip, "trip", 100*time.Millisecond, "round trip of distance")
-	f.IntSliceVar(&l.Cores, "cores", []int{1, 2, 4}, "cores that both daemons share under cores, as far as the machine has them")
+	f.StringVar(&o.cores, "cores", "1,2,4", "cores that both daemons share under cores, as far as the machine has them")
 	return cmd
 }
 
-// lineFlags are the flags that have units.
+// lineFlags are the flags that have units, and lists, of which a later one replaces an earlier one.
 type lineFlags struct {
-	results, usr, spread        string
-	rates, sizes, pauses, twins []string
+	results, usr, spread                              string
+	rates, levels, peers, twins, sizes, pauses, cores string
+}
+
+// list are the members of a list with commas.
+func list(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, ",")
 }
 
 func (o *lineFlags) into(l *bench.Lines) (err error) {
-	if l.Rates, err = parseRates(o.rates); err != nil {
+	if l.Rates, err = parseRates(list(o.rates)); err != nil {
 		return fmt.Errorf("--rate: %w", err)
 	}
-	if l.Sizes, err = parseSizes(o.sizes); err != nil {
+	if l.Sizes, err = parseSizes(list(o.sizes)); err != nil {
 		return fmt.Errorf("--sizes: %w", err)
 	}
-	if l.Pauses, err = parsePauses(o.pauses); err != nil {
+	if l.Pauses, err = parsePauses(list(o.pauses)); err != nil {
 		return fmt.Errorf("--pause: %w", err)
 	}
 	for _, v := range []struct {
@@ -88,6 +97,9 @@ func (o *lineFlags) into(l *bench.Lines) (err error) {
 		}
 		*v.to = int64(n)
 	}
+	if l.Levels, l.Peers = list(o.levels), list(o.peers); len(l.Rates) == 0 || len(l.Sizes) == 0 {
+		return errors.New("--rate and --sizes: at least one")
+	}
 	for _, level := range l.Levels {
 		if _, err := chunker.ParseLevel(level); err != nil {
 			return fmt.Errorf("--compression: %w", err)
@@ -98,20 +110,30 @@ func (o *lineFlags) into(l *bench.Lines) (err error) {
 			return fmt.Errorf("--peers: %q is none of %s", name, strings.Join(bench.PeerNames, ", "))
 		}
 	}
-	for _, name := range o.twins {
-		kind, ok := map[string]string{"layout": bench.Twins[0], "inodes": bench.Twins[1], "order": bench.Twins[2]}[name]
+	return o.rest(l)
+}
+
+// rest are the lists of numbers and of second hosts, and the limits.
+func (o *lineFlags) rest(l *bench.Lines) error {
+	for _, name := range list(o.twins) {
+		kind, ok := map[string]string{"clone": bench.Twins[0], "layout": bench.Twins[1], "inodes": bench.Twins[2], "order": bench.Twins[3]}[name]
 		if !ok {
-			return fmt.Errorf("--twins: %q is none of layout, inodes, order", name)
+			return fmt.Errorf("--twins: %q is none of clone, layout, inodes, order", name)
 		}
 		l.Twins = append(l.Twins, kind)
 	}
+	for _, s := range list(o.cores) {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return fmt.Errorf("--cores: %q is no number of cores", s)
+		}
+		l.Cores = append(l.Cores, n)
+	}
+	slices.Sort(l.Sizes)
 	for _, n := range l.Sizes {
 		if n < 64<<20 || n%(1<<20) != 0 {
 			return errors.New("--sizes: at least 64MiB each, in whole MiB")
 		}
-	}
-	if slices.Min(append(l.Cores, 1)) < 1 {
-		return errors.New("--cores: at least 1")
 	}
 	if l.Repeat < 1 || l.Trip < 0 || l.Span < 0 || l.Within < 0 || l.Spread < 1<<20 || l.Usr != 0 && l.Usr < 16<<20 {
 		return errors.New("--repeat must be at least 1, --trip, --span and --within not negative, --spread at least 1MiB, --usr 0 or at least 16MiB")
