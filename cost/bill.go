@@ -153,7 +153,7 @@ func (b *bill) line() {
 		if x.Model != Moved {
 			b.note(x.Thing() + " is paid by time: it stands here whole, whoever else uses it")
 		}
-		if (x.Model == Plain95 || x.Model == Enhanced95) && u.peak(Day(b.ask.Now.In(b.Location()))) == u.Billed {
+		if (x.Model == Plain95 || x.Model == Enhanced95) && len(u.Peaks) == 0 {
 			it.SoFar.Basis, it.ToCome.Basis = Given, Given
 		}
 	}

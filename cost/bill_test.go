@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/moverd/mover/internal/strict"
 )
 
 func item(t *testing.T, a *Answer, what string) *Item {
@@ -37,7 +35,7 @@ func disk(size int64, began, now, until string) Ask {
 
 const gib = 1 << 30
 
-// Months are split by days: at a price change, in leap years, within a day, in the operator's zone, and by whole GiB.
+// Months are split by days: at a price change, in leap years, within a day, in the provider's zone, and by whole GiB.
 func TestMonthly(t *testing.T) {
 	p := parsed(t, good)
 	a := p.Bill(disk(100*gib, "2026-02-01", "2026-03-01", "2026-04-01"))
@@ -65,7 +63,7 @@ func TestMonthly(t *testing.T) {
 	is(t, "a day and a half of 31", item(t, p.Bill(ask), "line").SoFar.Cost, 2800*1.5/31)
 
 	// In Shanghai the day of the change begins at 16:00 UTC of the day before: 16 hours of it are still at 0.3.
-	east := parsed(t, "zone: Asia/Shanghai\n"+good)
+	east := parsed(t, strings.Replace(good, "zone: UTC\n", "", 1))
 	a = east.Bill(disk(28*gib, "2026-02-14", "2026-02-15", "2026-02-15"))
 	is(t, "16 hours at 0.3 and 8 at 0.6", item(t, a, "target").SoFar.Cost, 0.3*16/24+0.6*8/24)
 
@@ -80,7 +78,8 @@ func TestMonthly(t *testing.T) {
 	}
 }
 
-const moved = `prices:
+const moved = `zone: UTC
+prices:
   - {kind: line, name: l, model: moved, price: 1, unit: GB, currency: CNY, from: 2026-01-01, source: a}
   - {kind: line, name: l, model: moved, price: 2, unit: GB, currency: CNY, from: 2026-02-01, source: b}
 use: {line: line/l, target: none}
@@ -110,61 +109,10 @@ func TestMoved(t *testing.T) {
 	is(t, "all is cut over", item(t, p.Bill(ask), "line").ToCome.Cost, 0)
 }
 
-// samples are those of a month, each day the same, but for what change says.
-func samples(month string, base float64, change func(day, i int) (float64, bool)) (all []Sample) {
-	begin := at(month)
-	for s := begin; s.Month() == begin.Month(); s = s.Add(sampleEvery) {
-		rate := base
-		if v, ok := change(s.Day(), (s.Hour()*60+s.Minute())/5); ok {
-			rate = v
-		}
-		all = append(all, Sample{s, rate})
-	}
-	return all
-}
-
-// Both models of the 95th percentile, by hand: June has 8,640 samples of five minutes.
-func TestPeaks(t *testing.T) {
-	june := on("2026-06-01")
-	count := 0
-	burst := func(n int) []Sample {
-		count = 0
-		return samples("2026-06-01", 50*mbit, func(int, int) (float64, bool) { count++; return 200 * mbit, count <= n })
-	}
-	if got := Peak95(june, time.UTC, burst(432)); got != 50*mbit {
-		t.Errorf("5 %% of the samples are dropped: %v", got)
-	}
-	if got := Peak95(june, time.UTC, burst(433)); got != 200*mbit {
-		t.Errorf("one more is billed: %v", got)
-	}
-	if got := Peak95(june, time.UTC, burst(8640)[:432]); got != 0 {
-		t.Errorf("what was not sampled was silent: %v", got)
-	}
-	if got := Peak95(on("2028-02-29"), time.UTC, samples("2028-02-01", 50*mbit, func(d, i int) (float64, bool) { return 90 * mbit, d == 29 || d == 28 && i < 129 })); got != 50*mbit {
-		t.Errorf("a leap February has 8,352 samples, of which 417 are dropped: %v", got)
-	}
-	// 4 samples of 500 a day cost nothing; of days with 5 of 100, three and five.
-	day := func(days int) []Sample {
-		return samples("2026-06-01", 20*mbit, func(d, i int) (float64, bool) {
-			if i < freeOfDay {
-				return 500 * mbit, true
-			}
-			return 100 * mbit, d <= days && i == 100
-		})
-	}
-	for days, want := range map[int]strict.Rate{0: 20 * mbit, 3: (3*100 + 2*20) / 5 * mbit, 5: 100 * mbit, 30: 100 * mbit} {
-		if got := PeakEnhanced95(june, time.UTC, day(days)); got != want {
-			t.Errorf("%d days: %v, want %v", days, got, want)
-		}
-	}
-	if got := PeakEnhanced95(june, time.UTC, samples("2026-06-01", 0, func(d, i int) (float64, bool) { return 100 * mbit, d == 7 })); got != 20*mbit {
-		t.Errorf("one busy day is a fifth of the peak: %v", got)
-	}
-}
-
 // Lines by 95 cost their billed rate: of the month's samples, else as given; enhanced not less than its floor; and nothing is guessed.
 func TestBilledRate(t *testing.T) {
-	text := `prices:
+	text := `zone: UTC
+prices:
   - {kind: line, name: l, model: enhanced-95, price: 50, unit: Mbit/s-month, rate: 500Mbit/s, currency: CNY, from: 2026-01-01, source: a}
   - {kind: line, name: l, model: enhanced-95, price: 60, unit: Mbit/s-month, rate: 500Mbit/s, floor: 0, currency: CNY, from: 2026-06-16, source: a}
   - {kind: line, name: p, model: 95, price: 80, unit: Mbit/s-month, currency: CNY, from: 2026-01-01, source: a}
@@ -230,7 +178,8 @@ func TestCurrencies(t *testing.T) {
 
 // Objects: bytes in use, least days, least size, requests, reading back; and recovery points.
 func TestObjects(t *testing.T) {
-	text := `prices:
+	text := `zone: UTC
+prices:
   - {kind: bos, name: COLD, price: 0.03, unit: GB-month, min-days: 60, currency: CNY, from: 2025-01-01, source: a}
   - {kind: bos, name: ARCHIVE, price: 0.01, unit: GB-month, min-size: 64KiB, currency: CNY, from: 2025-01-01, source: a}
   - {kind: request, name: COLD, price: 0.1, unit: 10k, currency: CNY, from: 2025-01-01, source: a}
@@ -286,7 +235,8 @@ func TestSaved(t *testing.T) {
 	check("flat", parsed(t, good), 100, 50, 10, 5, 50, -1, 214)
 	check("by the GB", parsed(t, strings.Replace(moved, "target: none", "target: none", 1)), 1728, 864, 172.8, 86.4, 864, -17.28, 3697.92)
 	// 1 Mbit/s for February carries 302.4 GB.
-	p95 := parsed(t, `prices: [{kind: line, name: l, model: 95, price: 302.4, unit: Mbit/s-month, currency: CNY, from: 2026-01-01, source: a}]
+	p95 := parsed(t, `zone: UTC
+prices: [{kind: line, name: l, model: 95, price: 302.4, unit: Mbit/s-month, currency: CNY, from: 2026-01-01, source: a}]
 use: {line: line/l, target: none, billed-rate: 10Mbit/s}
 `)
 	check("by 95", p95, 864, 432, 86.4, 43.2, 432, -8.64, 1848.96)

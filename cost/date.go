@@ -56,19 +56,6 @@ func AddMonths(t time.Time, n int) time.Time {
 	return time.Date(y, m+time.Month(n), min(d, last), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), t.Location())
 }
 
-// Zone is where days and months of the prices begin, spelled Asia/Shanghai.
-type Zone struct{ *time.Location }
-
-// Parse reads the name of a zone.
-func (z *Zone) Parse(s string) error {
-	l, err := time.LoadLocation(s)
-	if err != nil || s == "" || s == "Local" {
-		return fmt.Errorf("%q is no time zone that this host knows; write it as in Asia/Shanghai, or leave it out for UTC", s)
-	}
-	z.Location = l
-	return nil
-}
-
 // share is the part of a day in a zone that lies within a span.
 func share(d Date, zone *time.Location, from, until time.Time) float64 {
 	begin, end := d.In(zone), d.Next().In(zone)

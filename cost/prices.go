@@ -38,10 +38,10 @@ const None = "none"
 
 // Prices is a price file.
 type Prices struct {
-	File   string  `yaml:"-"`
-	Zone   Zone    `yaml:"zone"` // where days and months begin; default UTC
-	Prices []Price `yaml:"prices"`
-	Use    Uses    `yaml:"use"`
+	File   string      `yaml:"-"`
+	Zone   strict.Zone `yaml:"zone"` // where days and months begin
+	Prices []Price     `yaml:"prices"`
+	Use    Uses        `yaml:"use"`
 }
 
 // Price is what one thing costs from a day on.
@@ -154,16 +154,11 @@ func (p *Prices) At(thing string, d Date) *Price {
 }
 
 // Location is where days and months begin.
-func (p *Prices) Location() *time.Location {
-	if p.Zone.Location == nil {
-		return time.UTC
-	}
-	return p.Zone.Location
-}
+func (p *Prices) Location() *time.Location { return p.Zone.Location() }
 
 // Parse reads and checks a price file; raw came from file. Every error is a *strict.Error.
 func Parse(file string, raw []byte) (*Prices, error) {
-	p := &Prices{File: file}
+	p := &Prices{File: file, Zone: strict.ProviderZone}
 	p.Use.Object = defaultObject
 	f, err := strict.Decode(file, raw, p, "is empty; a price file needs prices:")
 	if err != nil {

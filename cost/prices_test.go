@@ -12,7 +12,8 @@ import (
 )
 
 // good has two prices of one disk.
-const good = `prices:
+const good = `zone: UTC
+prices:
   - {kind: volume, name: ssd, price: 0.3, unit: GiB-month, currency: CNY, from: 2026-01-01, until: 2026-02-14, source: list}
   - kind: volume
     name: ssd
@@ -85,36 +86,36 @@ func TestAt(t *testing.T) {
 // Whatever is wrong is told with its file, line and key.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
-		{"unknown key", "    source: new list", "    origin: new list", "prices.yaml:9: prices[1].origin: unknown key"},
-		{"unknown kind", "kind: volume\n", "kind: disk\n", `prices.yaml:3: prices[1].kind: "disk" is none of`},
-		{"bad unit", "    unit: GiB-month", "    unit: TB-month", `prices.yaml:6: prices[1].unit: "TB-month": the price of a volume is for one GB-month or GiB-month`},
+		{"unknown key", "    source: new list", "    origin: new list", "prices.yaml:10: prices[1].origin: unknown key"},
+		{"unknown kind", "kind: volume\n", "kind: disk\n", `prices.yaml:4: prices[1].kind: "disk" is none of`},
+		{"bad unit", "    unit: GiB-month", "    unit: TB-month", `prices.yaml:7: prices[1].unit: "TB-month": the price of a volume is for one GB-month or GiB-month`},
 		{"unit of another model", "model: flat", "model: moved", `prices[2].unit: "month": the price of a line moved is for one GB or GiB`},
 		{"no unit", "    unit: GiB-month\n", "", `prices[1].unit: "": the price of a volume is for`},
-		{"no date", "    from: 2026-02-15\n", "", "prices.yaml:3: prices[1].from: is missing"},
-		{"bad date", "from: 2026-02-15", "from: 15.2.2026", `prices.yaml:8: prices[1].from: "15.2.2026" is not a date`},
+		{"no date", "    from: 2026-02-15\n", "", "prices.yaml:4: prices[1].from: is missing"},
+		{"bad date", "from: 2026-02-15", "from: 15.2.2026", `prices.yaml:9: prices[1].from: "15.2.2026" is not a date`},
 		{"no such day", "from: 2026-02-15", "from: 2026-02-30", "prices[1].from"},
-		{"until before from", "until: 2026-02-14", "until: 2025-02-14", "prices.yaml:2: prices[0].until: 2025-02-14 is before from, 2026-01-01"},
-		{"overlap", "until: 2026-02-14", "until: 2026-02-15", "prices.yaml:8: prices[1].from: 2026-02-15 overlaps prices[0] of volume/ssd, which counts until 2026-02-15"},
-		{"order", "from: 2026-02-15", "from: 2025-02-15", "prices.yaml:8: prices[1].from: 2025-02-15 is not after 2026-01-01 of prices[0]"},
+		{"until before from", "until: 2026-02-14", "until: 2025-02-14", "prices.yaml:3: prices[0].until: 2025-02-14 is before from, 2026-01-01"},
+		{"overlap", "until: 2026-02-14", "until: 2026-02-15", "prices.yaml:9: prices[1].from: 2026-02-15 overlaps prices[0] of volume/ssd, which counts until 2026-02-15"},
+		{"order", "from: 2026-02-15", "from: 2025-02-15", "prices.yaml:9: prices[1].from: 2025-02-15 is not after 2026-01-01 of prices[0]"},
 		{"same day", "from: 2026-02-15", "from: 2026-01-01", "prices[1].from: 2026-01-01 is not after"},
-		{"negative", "price: 0.6", "price: -0.6", `prices.yaml:5: prices[1].price: "-0.6" is negative`},
+		{"negative", "price: 0.6", "price: -0.6", `prices.yaml:6: prices[1].price: "-0.6" is negative`},
 		{"no amount", "price: 0.6", "price: 1e3", `prices[1].price: "1e3" is not an amount`},
 		{"not a number", "price: 0.6", "price: .nan", "is not an amount"},
 		{"no price", "    price: 0.6\n", "", "prices[1].price: is missing"},
-		{"currency", "    currency: CNY", "    currency: yuan", `prices.yaml:7: prices[1].currency: "yuan": a currency has three capital letters`},
-		{"two currencies of one thing", "    currency: CNY", "    currency: EUR", "prices.yaml:7: prices[1].currency: EUR: prices[0] of volume/ssd is in CNY"},
+		{"currency", "    currency: CNY", "    currency: yuan", `prices.yaml:8: prices[1].currency: "yuan": a currency has three capital letters`},
+		{"two currencies of one thing", "    currency: CNY", "    currency: EUR", "prices.yaml:8: prices[1].currency: EUR: prices[0] of volume/ssd is in CNY"},
 		{"no source", "    source: new list\n", "", "prices[1].source: is missing"},
 		{"no name", "    name: ssd\n", "", "prices[1].name: is missing"},
-		{"no model", "model: flat, ", "", `prices.yaml:10: prices[2].model: "" is none of flat, moved, 95, enhanced-95`},
+		{"no model", "model: flat, ", "", `prices.yaml:11: prices[2].model: "" is none of flat, moved, 95, enhanced-95`},
 		{"flat without a rate", "rate: 80Mbit/s, ", "", "prices[2].rate: is missing"},
-		{"rate", "rate: 80Mbit/s", "rate: 80Mbps", "prices.yaml:10: prices[2].rate: \"80Mbps\": unknown unit"},
+		{"rate", "rate: 80Mbit/s", "rate: 80Mbps", "prices.yaml:11: prices[2].rate: \"80Mbps\": unknown unit"},
 		{"floor", "rate: 80Mbit/s", "rate: 80Mbit/s, floor: 20", "prices[2].floor: is only for"},
 		{"model of no line", "until: 2026-02-14", "model: flat", "prices[0].model: is only for a line"},
 		{"min-days", "until: 2026-02-14", "min-days: 30", "prices[0].min-days: is only for bos"},
-		{"use", "target: volume/ssd", "target: ssd", `prices.yaml:13: use.target: "ssd": write KIND/NAME`},
-		{"use of another kind", "line: line/l", "line: volume/ssd", "prices.yaml:12: use.line: "},
+		{"use", "target: volume/ssd", "target: ssd", `prices.yaml:14: use.target: "ssd": write KIND/NAME`},
+		{"use of another kind", "line: line/l", "line: volume/ssd", "prices.yaml:13: use.line: "},
 		{"pattern", "  points: none", "  flows: [{flow: '[', target: none}]", "use.flows[0].flow"},
-		{"zone", "prices:", "zone: Mars/Base\nprices:", `prices.yaml:1: zone: "Mars/Base" is no time zone`},
+		{"zone", "zone: UTC", "zone: Mars/Base", `prices.yaml:1: zone: "Mars/Base" is not a time zone`},
 		{"empty", good, "", "prices.yaml: is empty"},
 		{"none", good, "use: {}\n", "needs at least one price"},
 	} {
@@ -139,7 +140,7 @@ func TestExample(t *testing.T) {
 	if p := parsed(t, string(raw)); len(p.Prices) < 7 {
 		t.Errorf("%d prices", len(p.Prices))
 	}
-	text := strings.NewReplacer("\n  #-", "\n  -", "\n#use", "\nuse", "\n#  ", "\n  ", "\n#zone", "\nzone", "\n#    ", "\n    ").Replace(string(raw))
+	text := strings.NewReplacer("\n  #-", "\n  -", "\n#use", "\nuse", "\n#  ", "\n  ", "\n#    ", "\n    ").Replace(string(raw))
 	p := parsed(t, text)
 	if len(p.Prices) != 15 || p.Use.Line != "line/express" || p.Use.Billed != 15e6 || len(p.Use.Flows) != 1 || p.Location().String() != "Asia/Shanghai" {
 		t.Errorf("%d prices, %+v", len(p.Prices), p.Use)

@@ -39,7 +39,7 @@ func (a *audited) document(ctx context.Context, name string) (*report.Document, 
 		}
 	}
 	past, err := a.log.past.Read(names)
-	if err = errors.Join(err, a.points(ctx, d)); err != nil {
+	if err = errors.Join(err, a.kept(ctx, d)); err != nil {
 		d.Trouble = err.Error()
 	}
 	d.Fill(past)
@@ -48,11 +48,16 @@ func (a *audited) document(ctx context.Context, name string) (*report.Document, 
 	return d, nil
 }
 
-// points adds the recovery points, which a gateway knows.
-func (a *audited) points(ctx context.Context, d *report.Document) error {
+// kept adds recovery points and lines, which a gateway knows.
+func (a *audited) kept(ctx context.Context, d *report.Document) error {
 	if d.Role != Gateway {
 		return nil
 	}
+	lines, err := a.role.Do(ctx, control.Lines, control.Request{}, nil)
+	if err != nil {
+		return err
+	}
+	d.Lines = lines.Lines
 	r, err := a.role.Do(ctx, control.Points, control.Request{}, nil)
 	for _, f := range r.Flows {
 		for i := range d.Flows {

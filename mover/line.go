@@ -15,8 +15,9 @@ type LineStatus struct {
 
 	Billing    string    `json:"billing"` // flat, 95, enhanced-95
 	Peak       int64     `json:"peak_bytes_per_second,omitempty"`
-	Spare      int       `json:"spare_samples,omitempty"` // that cost nothing and are left
-	Burst      bool      `json:"burst,omitempty"`         // one of them is used now
+	Billed     int64     `json:"billed_bytes_per_second,omitempty"` // what the month is billed by so far
+	Spare      int       `json:"spare_samples,omitempty"`           // that cost nothing and are left
+	Burst      bool      `json:"burst,omitempty"`                   // one of them is used now
 	Month      time.Time `json:"month"`
 	MonthBytes int64     `json:"month_bytes"`
 	MonthLimit int64     `json:"month_limit_bytes,omitempty"`

@@ -6,6 +6,30 @@ import (
 	"time"
 )
 
+// What a month is billed by so far is of its days up to now; the rest of them is silent.
+func TestBilledSoFar(t *testing.T) {
+	begin := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	for model, want := range map[Model]int64{Plain95: 0, Enhanced95: 2 * 1e6 / 5} {
+		l := NewLine(LineConfig{Billing: Billing{Model: model, Peak: 1e9}}, Used{})
+		for i := range 2 * 288 { // two days of June, which has 8,640 samples of which 432 are dropped
+			l.Count(begin.Add(time.Duration(i)*5*time.Minute), 300*1e6)
+		}
+		now := begin.Add(47*time.Hour + 59*time.Minute)
+		if got := l.Billed(now); model == Plain95 && got != 1e6 || model == Enhanced95 && got != want {
+			t.Errorf("%v: %d", model, got)
+		}
+		if model == Plain95 {
+			l = NewLine(LineConfig{Billing: Billing{Model: model, Peak: 1e9}}, Used{})
+			for i := range 432 {
+				l.Count(begin.Add(time.Duration(i)*5*time.Minute), 300*1e6)
+			}
+			if got := l.Billed(now); got != want {
+				t.Errorf("%v: %d", model, got)
+			}
+		}
+	}
+}
+
 func TestBilled(t *testing.T) {
 	b := Billing{Model: Plain95, Sample: time.Second}
 	s := make([]int64, 100)

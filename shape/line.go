@@ -177,6 +177,15 @@ func (l *Line) worth(rate int64, elapsed time.Duration, d Demand) bool {
 	return elapsed <= b.Sample/20 && float64(d.Backlog) >= 0.9*float64(min(rate, Unlimited/int64(b.Sample.Seconds()+1)))*b.Sample.Seconds()
 }
 
+// Billed is the rate, bytes/s, that the period would be billed by if nothing more came.
+func (l *Line) Billed(now time.Time) int64 {
+	l.turn(now)
+	b := &l.cfg.Billing
+	begin, end := b.period(now)
+	from, until := b.day(now)
+	return b.Billed(l.used.Samples, max(1, int(end.Sub(begin)/b.Sample)), max(1, int(until.Sub(from)/b.Sample)))
+}
+
 // Spare is how many further samples may go beyond the peak, for a cutover at least.
 func (l *Line) Spare(now time.Time) int {
 	if l.cfg.Billing.Model == Flat || l.cfg.Billing.Peak == 0 {

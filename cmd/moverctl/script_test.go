@@ -221,7 +221,8 @@ func serve(t *testing.T, f *fake, path string) {
 	})
 }
 
-const prices = `prices:
+const prices = `zone: UTC
+prices:
   - {kind: line, name: express, model: flat, price: 12000, unit: month, rate: 200Mbit/s, currency: CNY, from: 2026-01-01, until: 2026-06-30, source: contract 4711}
   - {kind: volume, name: ssd, price: 0.5, unit: GiB-month, currency: CNY, from: 2026-01-01, source: list}
 use: {line: line/express, target: volume/ssd, points: none}

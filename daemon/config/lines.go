@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	_ "time/tzdata" // a static binary has to know zones on hosts that have none
 
+	"github.com/moverd/mover/internal/strict"
 	"github.com/moverd/mover/shape"
 	"github.com/moverd/mover/wire"
 )
@@ -63,7 +63,7 @@ type Billing struct {
 func (l *Link) Defaults() { l.Kind = "dedicated" }
 
 func (l *Line) Defaults() {
-	l.Zone = "Asia/Shanghai"
+	l.Zone = strict.ProviderZone
 	l.Billing = Billing{Model: "flat", Sample: Duration(5 * time.Minute)}
 }
 
@@ -71,7 +71,7 @@ func (s *Span) Defaults() { s.Days, s.To = everyDay, 24*60 }
 
 // Shape is the line as shape wants it. l is valid.
 func (l Line) Shape() shape.LineConfig {
-	zone, _ := time.LoadLocation(string(l.Zone))
+	zone := l.Zone.Location()
 	model, _ := shape.ParseModel(l.Billing.Model)
 	c := shape.LineConfig{Timetable: shape.Timetable{Zone: zone, Rate: int64(l.Rate)}, Month: int64(l.Month),
 		Billing: shape.Billing{Model: model, Peak: int64(l.Billing.Peak), Sample: time.Duration(l.Billing.Sample), Zone: zone, Keep: l.Billing.Keep,
@@ -117,17 +117,6 @@ func (v *Prefix) Parse(s string) error {
 }
 
 func (v Prefix) MarshalYAML() (any, error) { return netip.Prefix(v).String(), nil }
-
-// Zone is the name of a time zone, such as Asia/Shanghai or UTC.
-type Zone string
-
-func (v *Zone) Parse(s string) error {
-	if _, err := time.LoadLocation(s); err != nil || s == "" || s == "Local" {
-		return fmt.Errorf("%q is not a time zone; write it as in Asia/Shanghai or UTC", s)
-	}
-	*v = Zone(s)
-	return nil
-}
 
 // Clock is a time of the day in minutes, spelled 08:00; 24:00 is its end.
 type Clock int

@@ -15,6 +15,7 @@ type (
 	Size     = strict.Size
 	Rate     = strict.Rate
 	Duration = strict.Duration
+	Zone     = strict.Zone
 	Error    = strict.Error
 )
 

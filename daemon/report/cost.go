@@ -6,6 +6,7 @@ import (
 
 	"github.com/moverd/mover/cost"
 	"github.com/moverd/mover/daemon/history"
+	"github.com/moverd/mover/internal/strict"
 	"github.com/moverd/mover/mover"
 )
 
@@ -30,9 +31,19 @@ func (d *Document) Price(p *cost.Prices, until time.Time) *cost.Answer {
 	return p.Bill(ask)
 }
 
-// lineUse is what the flows used of the line. What knows the line's own samples is to set its Peaks here.
+// lineUse is what the flows used of the line, and what a gateway knows of it by its own samples.
 func (d *Document) lineUse(p *cost.Prices) cost.LineUse {
 	u := cost.LineUse{Billed: p.Use.Billed, Over: len(d.Flows) > 0}
+	for _, l := range d.Lines {
+		if p.Use.Line != cost.Line+"/"+l.Name || l.Billing == cost.Flat {
+			continue
+		}
+		month := cost.Day(l.Month.In(p.Location()))
+		u.Peaks = append(u.Peaks, cost.Peak{Month: month, Rate: strict.Rate(l.Billed)})
+		if u.Billed == 0 {
+			u.Billed = strict.Rate(l.Peak) // what is sent never exceeds it
+		}
+	}
 	day, known := 0.0, false
 	for i := range d.Flows {
 		f := &d.Flows[i]

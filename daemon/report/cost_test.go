@@ -11,7 +11,8 @@ import (
 	"github.com/moverd/mover/mover"
 )
 
-const prices = `prices:
+const prices = `zone: UTC
+prices:
   - {kind: line, name: l, model: moved, price: 1, unit: GB, currency: CNY, from: 2026-01-01, source: contract}
   - {kind: volume, name: ssd, price: 0.3, unit: GiB-month, currency: CNY, from: 2026-01-01, source: list}
   - {kind: point, name: snap, price: 0.1, unit: GiB-month, currency: CNY, from: 2026-01-01, source: list}
@@ -87,6 +88,23 @@ func TestCostOfGateway(t *testing.T) {
 	a := d.Price(priced(t, prices), now.AddDate(0, 1, 0))
 	if a.Items[0].SoFar.Bytes != 1e9 || len(a.Items) != 3 || a.Items[2].SoFar.Bytes != 3<<30 || a.Items[2].Text != "2 kept" || len(a.Saved.Rows) != 4 {
 		t.Errorf("%+v", a)
+	}
+}
+
+// A line by 95 is billed by the gateway's own samples, and later months by the peak that was set.
+func TestCostOfPeak(t *testing.T) {
+	text := `zone: UTC
+prices: [{kind: line, name: l, model: 95, price: 60, unit: Mbit/s-month, currency: CNY, from: 2026-01-01, source: contract}]
+use: {line: line/l, target: none}
+`
+	began := now.AddDate(0, 0, -6)
+	d := &Document{Made: now, Role: "gateway", Flows: []Flow{{Status: mover.Status{Flow: "acme/db1/root", State: mover.Idle, Pass: &mover.Pass{Kind: "full", Started: began}}}},
+		Lines: []mover.LineStatus{{Name: "other", Billing: "95", Billed: 1e9}, {Name: "l", Billing: "95", Peak: 100e6 / 8, Billed: 20e6 / 8, Month: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}}}
+	d.Fill(history.Past{})
+	a := d.Price(priced(t, text), time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))
+	left := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC).Sub(now).Hours() / 24
+	if line := a.Items[0]; !a.Whole || math.Abs(line.SoFar.Cost.Amount-60*20*6/30.0) > 1e-3 || math.Abs(line.ToCome.Cost.Amount-60*20*left/30-60*100) > 1e-3 {
+		t.Errorf("%+v %+v %v", a.Items[0].SoFar.Cost, a.Items[0].ToCome.Cost, a.Missing)
 	}
 }
 

@@ -25,9 +25,12 @@ type Document struct {
 	Flows    []Flow        `json:"flows"`
 	Events   []mover.Event `json:"events"` // of the daemon, and of groups
 	Audit    Audit         `json:"audit"`
-	Prices   string        `json:"prices,omitempty"` // the price file as configured
-	Cost     *cost.Answer  `json:"cost,omitempty"`
-	Trouble  string        `json:"trouble,omitempty"` // why the history is not whole
+
+	Lines []mover.LineStatus `json:"lines,omitempty"` // gateway
+
+	Prices  string       `json:"prices,omitempty"` // the price file as configured
+	Cost    *cost.Answer `json:"cost,omitempty"`
+	Trouble string       `json:"trouble,omitempty"` // why the history is not whole
 }
 
 // Audit is the head of the audit trail when the document was made: who keeps it can tell later whether the trail's end was cut.

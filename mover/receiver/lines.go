@@ -265,7 +265,7 @@ func (l *line) status(now time.Time) mover.LineStatus {
 	cfg, used := l.shape.Config(), l.shape.Used()
 	a := l.shape.Allow(now, l.ledger.Demand())
 	s := mover.LineStatus{Name: l.cfg.Name, Rate: cfg.Timetable.At(now), Allowed: bounded(max(a.Rate, a.Frozen)), Why: a.Why, Used: l.used.PerSecond(), Billing: cfg.Billing.Model.String(),
-		Peak: cfg.Billing.Peak, Burst: a.Burst, Month: used.Month, MonthBytes: used.Bytes, MonthLimit: cfg.Month, Spare: l.shape.Spare(now)}
+		Peak: cfg.Billing.Peak, Burst: a.Burst, Month: used.Month, MonthBytes: used.Bytes, MonthLimit: cfg.Month, Spare: l.shape.Spare(now), Billed: l.shape.Billed(now)}
 	s.Changes, s.Next = cfg.Timetable.Next(now)
 	if l.set != (mover.LineSet{}) {
 		set := l.set
