@@ -259,6 +259,7 @@ func TestImages(t *testing.T) {
 	w.must(0, "source", "sync", "root")
 	equal(t, volume, target)
 	w.must(0, "source", "verify", "root")
+	w.prices(t)
 
 	overwrite(t, volume, 3<<20, "written before the shutdown")
 	if out := w.must(0, "source", "flush", "--limit", "20s"); !strings.Contains(out, "root: ") || !strings.Contains(out, " left") {
