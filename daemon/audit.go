@@ -25,6 +25,7 @@ type audited struct {
 	door   *door
 	conf   *config.Config
 	groups []config.Group
+	notes  string // run folder in which others leave records; "" at a gateway
 
 	mu     sync.Mutex      // guards all below
 	parked map[string]bool // flows that an earlier process left frozen: each has a hold of its own
@@ -40,7 +41,7 @@ func openTrail(o *Options, p place) (*audited, error) {
 	a := &audited{conf: o.Config, parked: map[string]bool{}, door: newDoor()}
 	a.log = &Log{Logger: o.Log.Logger, buf: o.Log.buf, trail: t, past: past, later: make(chan audit.Record, laterQueue)}
 	if o.Role == Source {
-		a.groups = o.Config.Source.Groups
+		a.groups, a.notes = o.Config.Source.Groups, p.run
 		for _, f := range o.Config.Source.Flows {
 			if r, err := recorded(p.run, f.Name); err == nil && r != nil && r.Left == "frozen" {
 				a.parked[f.Name] = true
@@ -277,6 +278,11 @@ func (a *audited) watch(stop <-chan struct{}) {
 
 // late writes what could not wait for the trail when it happened.
 func (a *audited) late() {
+	if a.notes != "" {
+		for _, r := range takeNotes(a.notes) {
+			a.log.record(r)
+		}
+	}
 	for {
 		select {
 		case r := <-a.log.later:
