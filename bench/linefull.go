@@ -69,6 +69,9 @@ func (l *Lines) fullAt(ctx context.Context, rate int64, until time.Time) error {
 		ours, payload = append(ours, c.secs), append(payload, float64(c.payload))
 		if rate > 0 {
 			wall = append(wall, c.secs*float64(rate)/float64(c.line.Bytes))
+			if err := l.phases(rate, c); err != nil {
+				return err
+			}
 		}
 		err = errors.Join(l.addAt("full", rate, "mover", "seconds", c.secs, "s"), l.addAt("full", rate, "mover", "wire bytes below TLS", float64(c.payload), "B"),
 			l.addAt("full", rate, "mover", "bytes of the line, headers too", float64(c.line.Bytes), "B"))
@@ -83,6 +86,14 @@ func (l *Lines) fullAt(ctx context.Context, rate int64, until time.Time) error {
 		return err
 	}
 	return l.fullRatios(rate, ours, payload, wall, theirs, l.stored[img.Path])
+}
+
+// phases tells where a pass did not use the line: before its first data, after its last, or in between.
+func (l *Lines) phases(rate int64, c crossing) error {
+	between := c.data.last - c.data.first
+	return errors.Join(l.addAt("full", rate, "mover", "seconds before the first data", c.data.first, "s"),
+		l.addAt("full", rate, "mover", "share of the line in between", float64(c.line.Bytes)/float64(rate)/max(between, watchEvery.Seconds()), "share"),
+		l.addAt("full", rate, "mover", "seconds after the last data", c.secs-c.data.last, "s"))
 }
 
 func (l *Lines) fullPeer(ctx context.Context, name string, img image, rate int64, theirs map[string][]float64) error {

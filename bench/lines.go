@@ -113,6 +113,7 @@ type crossing struct {
 	line    Traffic // all that the line carried towards the gateway
 	cpu     float64 // seconds of cores, of both daemons
 	rtt     float64
+	data    stretch // when the line carried data
 }
 
 // crossOptions of a full pass.
@@ -192,8 +193,9 @@ func (c *crossing) pass(ctx context.Context, limit time.Duration) error {
 	if err := r.StartSource(); err != nil {
 		return err
 	}
+	data := watch(r.SourcePid(), start)
 	st, err := r.Await(ctx, "source", "at a recovery point", limit, func(s mover.Status) bool { return s.PointEpoch > 0 })
-	c.secs = time.Since(start).Seconds()
+	c.secs, c.data = time.Since(start).Seconds(), data()
 	if err != nil && ctx.Err() == nil && c.secs >= limit.Seconds() && limit < 30*time.Minute {
 		c.cut = true
 		return nil

@@ -25,3 +25,15 @@ func TestListens(t *testing.T) {
 		}
 	}
 }
+
+func TestSentOf(t *testing.T) {
+	table := "Inter-|   Receive                                                |  Transmit\n" +
+		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n" +
+		"    lo:  100  1 0 0 0 0 0 0  100  1 0 0 0 0 0 0\n  line: 7000 10 0 0 0 0 0 0 987654321 20 0 0 0 0 0 0\n"
+	if n, ok := sentOf(table, "line"); n != 987654321 || !ok {
+		t.Errorf("%d, %v", n, ok)
+	}
+	if _, ok := sentOf(table, "eth0"); ok {
+		t.Error("a device that is not there has sent something")
+	}
+}
