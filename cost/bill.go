@@ -94,6 +94,11 @@ type Sum struct {
 // Total is both together.
 func (s Sum) Total() float64 { return round(s.SoFar + s.ToCome) }
 
+// Unpriced is the answer when there are no prices to reckon with.
+func Unpriced(file string, why error) *Answer {
+	return &Answer{Prices: file, Trouble: why.Error(), Items: []Item{}, Sums: []Sum{}, Missing: []string{}, Notes: []string{}, Saved: Saved{Rows: []Saving{}}}
+}
+
 // bill is an answer while it is made.
 type bill struct {
 	*Prices

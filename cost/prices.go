@@ -42,6 +42,8 @@ type Prices struct {
 	Zone   strict.Zone `yaml:"zone"` // where days and months begin
 	Prices []Price     `yaml:"prices"`
 	Use    Uses        `yaml:"use"`
+
+	of map[string][]*Price // of each thing, oldest first
 }
 
 // Price is what one thing costs from a day on.
@@ -134,21 +136,16 @@ func (p *Price) per() float64 { return p.units()[p.Unit] }
 // Thing is what the price is of, KIND/NAME.
 func (p *Price) Thing() string { return p.Kind + "/" + p.Name }
 
-// covers tells whether the price counts on a day. Of two the later in the file counts: dates go up.
-func (p *Price) covers(d Date) bool {
-	return !d.Before(p.From) && (p.Until.IsZero() || !p.Until.Before(d))
-}
-
 // At is the price of a thing on a day; nil: there is none.
 func (p *Prices) At(thing string, d Date) *Price {
-	for i := range slices.Backward(p.Prices) {
-		x := &p.Prices[i]
-		if x.Thing() == thing && !d.Before(x.From) {
-			if x.covers(d) {
-				return x
-			}
-			return nil // the latest that had begun has ended
+	for _, x := range slices.Backward(p.of[thing]) {
+		if d.Before(x.From) {
+			continue
 		}
+		if x.Until.IsZero() || !x.Until.Before(d) {
+			return x
+		}
+		return nil // the latest that had begun has ended
 	}
 	return nil
 }
@@ -167,7 +164,9 @@ func Parse(file string, raw []byte) (*Prices, error) {
 	if len(p.Prices) == 0 {
 		f.Add("prices", "needs at least one price")
 	}
+	p.of = map[string][]*Price{}
 	for i := range p.Prices {
+		p.of[p.Prices[i].Thing()] = append(p.of[p.Prices[i].Thing()], &p.Prices[i])
 		p.Prices[i].check(f, fmt.Sprintf("prices[%d]", i))
 		p.order(f, i)
 	}

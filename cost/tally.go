@@ -51,10 +51,8 @@ func (t *tally) money() *Money {
 		return nil
 	}
 	if t.currency == "" && t.sum == 0 {
-		for i := range t.prices.Prices {
-			if x := &t.prices.Prices[i]; x.Thing() == t.thing {
-				t.currency = x.Currency
-			}
+		for _, x := range t.prices.of[t.thing] {
+			t.currency = x.Currency
 		}
 	}
 	return &Money{round(t.sum), t.currency}

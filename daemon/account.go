@@ -77,7 +77,7 @@ func (a *audited) cost(d *report.Document) (string, *cost.Answer) {
 	}
 	p, err := config.LoadPrices(file)
 	if err != nil {
-		return string(file), &cost.Answer{Prices: string(file), Trouble: err.Error()}
+		return string(file), cost.Unpriced(string(file), err)
 	}
 	return p.File, d.Price(p, cost.AddMonths(d.Made, report.CostMonths))
 }

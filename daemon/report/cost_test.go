@@ -1,6 +1,7 @@
 package report
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"testing"
@@ -122,7 +123,7 @@ func TestCostInReport(t *testing.T) {
 	if strings.Contains(out, "nil") || strings.Count(out, ">unknown<") < 2 {
 		t.Error("what is not known is not told in the page")
 	}
-	doc.Cost = &cost.Answer{Trouble: "/etc/mover/prices.yaml:3: prices[0].unit: <b>"}
+	doc.Cost = cost.Unpriced("/etc/mover/prices.yaml", errors.New("/etc/mover/prices.yaml:3: prices[0].unit: <b>"))
 	if out := render(t, "cost-trouble", doc); !strings.Contains(out, "prices[0].unit: &lt;b&gt;") {
 		t.Error("the page does not tell what is wrong with the price file")
 	}

@@ -198,6 +198,11 @@ func (p *page) cards() {
 		add("writers stood", units.Duration(seconds(x.Report.Pause)), "at the last "+x.Report.Kind+" of "+x.Flow)
 		break
 	}
+	if p.Cost != nil {
+		for _, s := range p.Cost.Sums {
+			add("cost so far", p.Cost.Least()+s.SoFarText(), p.Cost.Least()+s.ToComeText()+" to come until "+p.Cost.LastDay())
+		}
+	}
 	add("passes", fmt.Sprint(p.Counts.Full+p.Counts.Rescan+p.Counts.Delta), p.Counts.String())
 	if !p.Gateway {
 		add("lag now", units.Duration(seconds(lag)), "oldest change that a target lacks")
