@@ -3,6 +3,7 @@ package cost
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +60,18 @@ func (p Part) Quantity() string {
 		return sign + strconv.FormatInt(p.Count, 10)
 	}
 	return sign + units.Size(p.Bytes)
+}
+
+// Sources are those of all prices that count.
+func (a *Answer) Sources() (all []string) {
+	for _, it := range a.Items {
+		for _, s := range it.Source {
+			if !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
 }
 
 // LastDay is the last day that the answer looks ahead to.

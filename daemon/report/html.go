@@ -200,7 +200,11 @@ func (p *page) cards() {
 	}
 	if p.Cost != nil {
 		for _, s := range p.Cost.Sums {
-			add("cost so far", p.Cost.Least()+s.SoFarText(), p.Cost.Least()+s.ToComeText()+" to come until "+p.Cost.LastDay())
+			note := s.ToComeText() + " to come until " + p.Cost.LastDay()
+			if !p.Cost.Whole {
+				note = "and more: prices are missing; " + note
+			}
+			add("cost so far", s.SoFarText(), note)
 		}
 	}
 	add("passes", fmt.Sprint(p.Counts.Full+p.Counts.Rescan+p.Counts.Delta), p.Counts.String())
