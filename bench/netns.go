@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -87,7 +88,7 @@ func (l *Line) Close() error {
 	return errors.Join(errs...)
 }
 
-// sweepLines removes lines whose process does not live any more.
+// sweepLines removes lines whose process does not live any more, with what still runs there.
 func sweepLines(ctx context.Context) error {
 	left, err := filepath.Glob("/run/netns/" + linePrefix + "*")
 	if err != nil {
@@ -98,11 +99,25 @@ func sweepLines(ctx context.Context) error {
 		name := filepath.Base(path)
 		pid, _, _ := strings.Cut(strings.TrimPrefix(name, linePrefix), "-")
 		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
-			_, err = Run(ctx, "ip", "netns", "delete", name)
-			errs = append(errs, err)
+			errs = append(errs, sweepLine(ctx, name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sweepLine ends what runs in a namespace that nobody owns any more, and removes it.
+func sweepLine(ctx context.Context, name string) error {
+	out, err := Run(ctx, "ip", "netns", "pids", name)
+	if err != nil {
+		return err
+	}
+	for _, f := range strings.Fields(out) {
+		if pid, err := strconv.Atoi(f); err == nil {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	_, err = Run(ctx, "ip", "netns", "delete", name)
+	return err
 }
 
 // Near and Far are command lines that run argv at the source's and at the gateway's end. Only the network is another one: mounts, pins
