@@ -20,7 +20,7 @@ e2e_packages := qemu-system-x86 mmdebstrap zstd lvm2 xfsprogs
 generate_packages := clang-14 llvm-14 libbpf-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build test demo lint generate monitoring soak bench bench-quick perf e2e e2e-server install install-files completions deb clean deps deps-generate fuzz
+.PHONY: build test demo lint generate monitoring soak histories bench bench-quick perf e2e e2e-server install install-files completions deb clean deps deps-generate fuzz
 
 build:
 	$(go_build) -o bin/ ./cmd/...
@@ -39,6 +39,12 @@ test: deps
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m -p 2 ./...
 	$(MAKE) fuzz
+
+# Random histories of a flow, many more than make test runs: HISTORIES of them, from SEED on.
+HISTORIES ?= 300
+histories: deps
+	@.ci/mounts
+	$(GO) test -race -timeout 60m ./internal/flowtest -run TestHistories -histories $(HISTORIES) -seed $(SEED)
 
 # Each fuzz target of the tree for a few seconds; the corpus under testdata runs in every test.
 fuzz:

@@ -29,7 +29,7 @@ import (
 
 var (
 	verbose   = flag.Bool("flowlog", false, "print the logs of both ends")
-	histories = flag.Int("histories", 100, "number of random histories")
+	histories = flag.Int("histories", 20, "number of random histories; make histories runs many more")
 	seedFlag  = flag.Uint64("seed", 1, "of the first random history")
 )
 

@@ -218,7 +218,7 @@ func TestDeadlineThawsAndFlowGoesOn(t *testing.T) {
 		}
 		return nil
 	})
-	stop := r.writer(1, 0)
+	stop := r.writer(1, 100*time.Microsecond)
 	defer stop()
 	_, err := r.cutover(sender.CutoverOptions{Deadline: 100 * time.Millisecond, Limit: time.Hour})
 	if err == nil {
