@@ -139,10 +139,12 @@ func (l *Line) month(a Allowance) Allowance {
 func (l *Line) nextMonth() string { return l.used.Month.AddDate(0, 1, 0).Format("2006-01-02") }
 
 const (
-	// sampleMargin keeps a sample's average below the peak although what is under way when it ends counts to one or the other.
-	sampleMargin = 0.005
+	// sampleMargin, and the bytes of marginTime, keep a sample's average below the peak although what is under way when it ends counts to one
+	// or the other, and leases take a while to be taken over.
+	sampleMargin = 0.01
+	marginTime   = 60 * time.Millisecond
 	// catchUp is how much faster than the peak a sample may run that began slowly.
-	catchUp = 1.25
+	catchUp = 1.1
 )
 
 // bill bounds a by what may be billed: the average of a sample stays at the peak, or the sample is one of those that cost nothing.
@@ -153,7 +155,7 @@ func (l *Line) bill(now time.Time, a Allowance, d Demand) Allowance {
 	}
 	begin := l.used.Begin.Add(time.Duration(l.slot) * b.Sample)
 	elapsed := min(max(0, now.Sub(begin)), b.Sample)
-	left, quota := b.Sample-elapsed, float64(b.Peak)*b.Sample.Seconds()*(1-sampleMargin)
+	left, quota := b.Sample-elapsed, float64(b.Peak)*(b.Sample.Seconds()*(1-sampleMargin)-marginTime.Seconds())
 	used := float64(l.used.Samples[l.slot])
 	if !l.over && l.spare(now, d.Cutover) > 0 && l.worth(a.Rate, elapsed, d) {
 		l.over = true

@@ -147,7 +147,7 @@ func (c *Conn) write(t Type, seq uint32, m Message) error {
 // first bytes of a frame.
 func (c *Conn) send(p []byte, isBulk, begins bool) error {
 	for len(p) > 0 {
-		n := min(len(p), sliceSize)
+		n := min(len(p), c.slice(isBulk))
 		c.keepPace(n, isBulk, begins)
 		begins = false
 		c.setWriteDeadline()

@@ -13,6 +13,8 @@ type Pace interface {
 	Wait(done <-chan struct{}, n int64, begins bool)
 	// Spend counts bytes that do not wait: frames without bulk.
 	Spend(n int64)
+	// Slice is how many bytes should be written at once.
+	Slice() int
 }
 
 // SetPace makes DATA and PUT wait for p. It is called before anything is written.
@@ -20,6 +22,17 @@ func (c *Conn) SetPace(p Pace) { c.pace = p }
 
 // SetPatience sets how long the peer may be silent before it counts as gone; default 30 s. It is called before anything is read or written.
 func (c *Conn) SetPatience(d time.Duration) { c.dead = d }
+
+// slice is how many bytes are written at once.
+func (c *Conn) slice(isBulk bool) int {
+	if c.pace == nil || !isBulk {
+		return sliceSize
+	}
+	return max(recordSize, min(sliceSize, c.pace.Slice()/recordSize*recordSize))
+}
+
+// recordSize is the payload of a full TLS record: smaller writes would cost headers.
+const recordSize = 16 << 10
 
 // keepPace waits, or counts. Close ends the wait.
 func (c *Conn) keepPace(n int, isBulk, begins bool) {

@@ -53,6 +53,24 @@ func cpuTime() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
+// onCore is the seconds of a core that f takes, on this goroutine's thread. On a busy machine that is less than the time that passes: who waits for
+// a core is not slow.
+func onCore(f func()) float64 {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadTime()
+	f()
+	return (threadTime() - before).Seconds()
+}
+
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
 // delay is how long the caller has to wait.
 func (g *governor) delay() time.Duration {
 	g.mu.Lock()

@@ -64,6 +64,7 @@ type packer struct {
 	levels mover.Levels
 	spare  float64      // cores that compressing may have now
 	busy   float64      // seconds of cores spent on compressing since the last look
+	plain  int          // batches in a row that were not to be compressed
 	last   atomic.Int32 // level used last, for status
 }
 
@@ -100,8 +101,18 @@ func (k *packer) level(weakest int) int {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
+	l := k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
+	if l > 0 {
+		k.plain = 0
+	} else if k.plain++; k.plain%probeEvery == 0 {
+		return 1
+	}
+	return l
 }
+
+// probeEvery is how many batches go plain before one is compressed to see what that would do: what does not shrink may be followed by what does,
+// and a level that is not used is not measured.
+const probeEvery = 32
 
 // leastSpare is what compressing gets even on a machine without an idle core: a thin line is worth that.
 const leastSpare = 0.25
@@ -125,9 +136,9 @@ func (k *packer) compress(plain []byte, scratch *[]byte, weakest int) (codec uin
 	if cap(*scratch) == 0 {
 		*scratch = make([]byte, 0, chunker.Bound(chunker.GroupSize))
 	}
-	began := time.Now()
-	out, ok := k.codec.Compress((*scratch)[:0], plain, chunker.Level(l))
-	took := time.Since(began).Seconds()
+	var out []byte
+	var ok bool
+	took := onCore(func() { out, ok = k.codec.Compress((*scratch)[:0], plain, chunker.Level(l)) })
 	n := len(plain)
 	if ok {
 		n = len(out)

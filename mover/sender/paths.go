@@ -44,7 +44,7 @@ const (
 	quietPulse    = time.Second     // of pings on quiet connections
 	quietPatience = 5 * time.Second // after which a silent path is down, where there is another
 	settled       = 2 * time.Second // that a path has to be up before connections move to it
-	unasked       = 1 << 20         // bytes/s of a flow before the first lease
+	unasked       = 256 << 10       // bytes/s of a flow before the first lease
 )
 
 func newPaths(all []Path) (ps []*path) {
@@ -259,10 +259,11 @@ func (l *link) granted(c *conn, m *wire.Grant) {
 	}
 }
 
-// smooth has the kernel spread a connection's packets at the lease's rate: alone it may use all of it. mu is held.
+// smooth has the kernel spread a connection's packets, at twice the lease's rate: what the pacer has let go must not queue up in sockets, where a new
+// lease would find it. mu is held.
 func (l *link) smooth(c *conn) {
-	if p := l.paths[c.path]; p.shaped && p.rate > 0 && p.rate < wire.MaxSize {
-		c.Smooth(uint64(max(p.rate, shape.Least)))
+	if p := l.paths[c.path]; p.shaped && p.rate < wire.MaxSize {
+		c.Smooth(2 * uint64(max(p.rate, shape.Least)))
 	}
 }
 
@@ -275,6 +276,13 @@ type packets struct {
 func (p packets) Wait(done <-chan struct{}, n int64, begins bool) {
 	p.pace.Wait(done, shape.OnLine(n, p.mss), begins)
 }
+
+// Slice is what the rate sends in a fiftieth of a second.
+func (p packets) Slice() int {
+	rate, _ := p.pace.Rate()
+	return int(min(rate/50, 1<<20))
+}
+
 func (p packets) Spend(n int64) { p.pace.Spend(shape.OnLine(n, p.mss)) }
 
 // pathView is what Status shows of a path. mu is held.
