@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +44,9 @@ var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // fake is a daemon that answers from tables.
 type fake struct {
-	role  string
+	role string
+
+	mu    sync.Mutex // flush asks for several flows at once
 	asked []string
 }
 
@@ -91,7 +94,9 @@ func gatewayFlows() []mover.Status {
 
 func (f *fake) Do(_ context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
 	b, _ := json.Marshal(r)
+	f.mu.Lock()
 	f.asked = append(f.asked, verb+" "+string(b))
+	f.mu.Unlock()
 	if verb == control.Lines {
 		return lines(r)
 	}
@@ -273,10 +278,12 @@ func TestScripts(t *testing.T) {
 					fmt.Fprintf(&got, "exit %d\n", code)
 				}
 				for _, f := range []*fake{source, gateway} {
+					f.mu.Lock()
 					for _, a := range f.asked {
 						fmt.Fprintf(&got, "(%s was asked: %s)\n", f.role, a)
 					}
 					f.asked = nil
+					f.mu.Unlock()
 				}
 				got.WriteString("\n")
 			}

@@ -114,6 +114,7 @@ func TestPathsFailOverAndBack(t *testing.T) {
 		d.Paths = []sender.Path{path("vpn", 2, other), path("dedicated", 1, r.proxy)}
 	}
 	r.config.Compression, r.config.BackOff = "off", 100*time.Millisecond
+	r.config.Window = 8 << 20 // what is under way on a connection keeps it from moving
 	r.lined(shape.LineConfig{Timetable: shape.Timetable{Rate: 4 << 20}})
 	r.vol.write(0, 32<<20)
 	r.start()
