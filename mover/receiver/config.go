@@ -40,7 +40,7 @@ type Config struct {
 	TenantDedup  bool          // offers are answered from the leaves of all hosts of a tenant; a host can then find out what the others hold
 	TableMemory  int64         // bytes of each flow's digest table; 8 MiB
 	Conns        int           // most connections whose peer is known; 256
-	ConnsPerLink int           // most connections of one link; 20, of which 4 without batches
+	ConnsPerLink int           // most connections of one link; 16
 	Handshake    time.Duration // TLS and HELLO together; 10 s
 	Window       uint64        // unacked bytes that a source is allowed; 128 MiB
 	Readers      int           // parallel reads of a target; 16
@@ -114,7 +114,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.IndexMemory = orElse(c.IndexMemory, catalog.DefaultIndexMemory)
 	c.TableMemory = orElse(c.TableMemory, 8<<20)
 	c.Conns = orElse(c.Conns, 256)
-	c.ConnsPerLink = min(orElse(c.ConnsPerLink, wire.MaxConns+4), wire.MaxConns+4)
+	c.ConnsPerLink = min(orElse(c.ConnsPerLink, wire.MaxConns), wire.MaxConns)
 	c.Handshake = orElse(c.Handshake, 10*time.Second)
 	c.Window = orElse(c.Window, 128<<20)
 	c.Readers = orElse(c.Readers, 16)

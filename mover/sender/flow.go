@@ -15,6 +15,7 @@ import (
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/shape"
+	"github.com/moverd/mover/wire"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -72,6 +73,7 @@ func New(cfg Config, deps Deps) (*Flow, error) {
 	if deps.Volume == nil || deps.Tracker == nil || len(deps.Paths) == 0 || deps.Table == "" || deps.Buffers == nil {
 		return nil, fmt.Errorf("%w: a flow needs Volume, Tracker, Paths, Table and Buffers", sentinel.ErrUsage)
 	}
+	cfg.Conns = min(cfg.Conns, wire.MaxConns-len(deps.Paths)) // each path may have one without batches
 	if deps.Buffers.Size() != chunker.GroupSize {
 		return nil, fmt.Errorf("%w: buffers of %d bytes, want %d", sentinel.ErrUsage, deps.Buffers.Size(), chunker.GroupSize)
 	}
