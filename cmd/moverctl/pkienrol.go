@@ -139,7 +139,7 @@ func (a *app) pkiEnrolCmd(dir *string) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&address, "address", "", "HOST[:PORT] of the CA's `moverctl pki serve`")
+	c.Flags().StringVar(&address, "address", "", "`HOST[:PORT]` of the CA's moverctl pki serve")
 	c.Flags().StringVar(&token, "token", "", "the token, or - to read it from the standard input")
 	return c
 }

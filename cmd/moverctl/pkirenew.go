@@ -40,7 +40,7 @@ func (a *app) pkiRenewCmd(dir *string) *cobra.Command {
 		},
 	}
 	c.Flags().IntVar(&days, "days", 398, "days that the certificate is good for")
-	c.Flags().StringVar(&address, "address", "", "HOST[:PORT] of the CA's `moverctl pki serve`")
+	c.Flags().StringVar(&address, "address", "", "`HOST[:PORT]` of the CA's moverctl pki serve")
 	c.Flags().StringVar(&ca, "ca", "", "authorities that are trusted (default: ca.pem beside the certificate)")
 	c.Flags().BoolVar(&due, "due", false, "only if less than a third of the certificate's life is left")
 	return c

@@ -244,6 +244,9 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 		add("last error", s.LastError)
 	}
 	for _, l := range s.Links {
+		if len(s.Links) == 1 && s.Pass == nil {
+			break // nothing is wanted of the line
+		}
 		add("link", linkText(l, len(s.Links) > 1))
 	}
 	add("tracking", s.Tracking)
