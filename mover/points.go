@@ -19,6 +19,7 @@ type RecoveryPoint struct {
 	Size        int64       `json:"size_bytes"`           // of the volume
 	Root        string      `json:"root,omitempty"`       // Merkle root of the target, when it was known; as in reports
 	Image       string      `json:"image_root,omitempty"` // the same with free leaves as zeros: what a copy is verified by
+	NoRoot      string      `json:"no_root,omitempty"`    // why there is neither
 	Pinned      bool        `json:"pinned"`
 	Rehearsed   bool        `json:"rehearsed"`
 	Cutover     bool        `json:"cutover"`          // of the hand-over

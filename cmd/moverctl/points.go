@@ -113,9 +113,17 @@ func printPoints(w io.Writer, now time.Time, flows []mover.FlowPoints) {
 			if p.Root != "" {
 				root = p.Root[:min(16, len(p.Root))]
 			}
-			row(f.Flow, p.ID, p.Worth, age(now, p.Time), units.Size(p.Size), root, marks(p.Pinned, p.Rehearsed, p.Cutover))
+			row(f.Flow, p.ID, p.Worth, age(now, p.Time), units.Size(p.Size), root, strings.TrimSpace(marks(p.Pinned, p.Rehearsed, p.Cutover)+" "+noRoot(p)))
 		}
 	}
+}
+
+// noRoot tells why a point cannot be verified by a root.
+func noRoot(p mover.RecoveryPoint) string {
+	if p.Root != "" || p.NoRoot == "" {
+		return ""
+	}
+	return "(no root: " + p.NoRoot + ")"
 }
 
 func printMoments(w io.Writer, now time.Time, all []mover.Moment) {

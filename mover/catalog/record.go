@@ -104,6 +104,7 @@ type KeptPoint struct {
 	Proven      bool              `json:"proven"`
 	Root        string            `json:"root,omitempty"`       // of the target, free leaves apart, as reports compare it
 	Image       string            `json:"image_root,omitempty"` // of the copy as it reads, free leaves as zeros
+	NoRoot      string            `json:"no_root,omitempty"`    // why there is neither
 	Size        int64             `json:"size_bytes"`           // of the volume
 	Pass        ID                `json:"pass"`
 	Pinned      bool              `json:"pinned,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/moverd/mover/blockdev"
+	"github.com/moverd/mover/internal/units"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/catalog"
 	"github.com/moverd/mover/wire"
@@ -34,7 +35,7 @@ func (c *conn) handleKeep(seq uint32, m *wire.Keep) error {
 }
 
 // rootRead is how many bytes of leaves of unknown content are read to complete a point's root: the next pass waits for it.
-const rootRead = 256 << 20
+var rootRead int64 = 256 << 20
 
 // rootPoint completes what the kept point can be verified by, if the target is at it still. The caller holds the whole gate.
 func (f *flow) rootPoint(ctx ctxt, id string) error {
@@ -44,8 +45,9 @@ func (f *flow) rootPoint(ctx ctxt, id string) error {
 		return nil
 	}
 	leaves, known, _ := f.table.Counts()
-	if (leaves-known)*leafSize > rootRead {
-		return nil
+	if unknown := (leaves - known) * leafSize; unknown > rootRead {
+		why := fmt.Sprintf("%s of the target had not been read back, more than the %s that a point waits for", units.Size(unknown), units.Size(rootRead))
+		return f.updatePoint(id, func(p *catalog.KeptPoint) { p.NoRoot = why })
 	}
 	var done atomic.Int64
 	if err := f.readLeaves(ctx, f.table.Unknown(), &done); err != nil {
@@ -56,10 +58,15 @@ func (f *flow) rootPoint(ctx ctxt, id string) error {
 	if image == "" || !ok {
 		return f.table.Err()
 	}
+	return f.updatePoint(id, func(p *catalog.KeptPoint) { p.Root, p.Image = root.String(), image })
+}
+
+// updatePoint changes what is recorded of a kept point.
+func (f *flow) updatePoint(id string, change func(*catalog.KeptPoint)) error {
 	return f.update(func(r *catalog.Record) {
 		for i := range r.Points {
 			if r.Points[i].ID == id {
-				r.Points[i].Root, r.Points[i].Image = root.String(), image
+				change(&r.Points[i])
 			}
 		}
 	})

@@ -191,6 +191,27 @@ func TestKeepRoot(t *testing.T) {
 	}
 }
 
+// TestKeepWithoutRoot: a point whose root would take too long says so.
+func TestKeepWithoutRoot(t *testing.T) {
+	defer func(n int64) { rootRead = n }(rootRead)
+	rootRead = 0
+	r, _, _ := pointRig(t, mover.Keep{Last: 9})
+	s := randomSrc(groupSize, 1)
+	c := r.dialKeep("root")
+	r.first(c, s)
+	e := extent.Extent{Off: 7*leafSize + 512, Len: 1024}
+	fill(s.b[e.Off:e.End()], 5)
+	_, err := c.run(s, s.newPass(mover.Delta, batch{items: []wire.Item{item(wire.ItemData, e)}}))
+	must(t, err)
+	a, err := c.keep(s.moment(mover.Crash))
+	must(t, err)
+	_, err = c.keep(s.moment(mover.Crash)) // refused, but it comes after the root
+	must(t, err)
+	if p := r.pointOf(a.Point); p.Root != "" || !strings.Contains(p.NoRoot, "16.0 KiB of the target had not been read back") {
+		t.Errorf("%+v", p)
+	}
+}
+
 // TestKeepKill: the gateway dies before the copy, between the copy and its record, or anywhere, while a point is confirmed. Asked again it
 // answers with one copy of what was committed; and what was never confirmed is fuzzy and has none.
 func TestKeepKill(t *testing.T) {

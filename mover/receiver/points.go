@@ -251,7 +251,7 @@ func (f *flow) pointList() []mover.RecoveryPoint {
 	var out []mover.RecoveryPoint
 	for _, p := range f.record().Points {
 		rp := mover.RecoveryPoint{ID: p.ID, Time: p.Time, Consistency: p.Consistency, Worth: p.Consistency.String(), Proven: p.Proven,
-			Generation: blockdev.ID(p.Generation).String(), Epoch: p.Epoch, Pass: blockdev.ID(p.Pass).String(), Size: p.Size, Root: p.Root, Image: p.Image,
+			Generation: blockdev.ID(p.Generation).String(), Epoch: p.Epoch, Pass: blockdev.ID(p.Pass).String(), Size: p.Size, Root: p.Root, Image: p.Image, NoRoot: p.NoRoot,
 			Pinned: p.Pinned, Rehearsed: p.Rehearsed, Cutover: p.Cutover, Group: p.Group, Members: int(p.Members), Method: p.Method}
 		if p.Moment != (catalog.ID{}) {
 			rp.Moment = blockdev.ID(p.Moment).String()
