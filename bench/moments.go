@@ -44,6 +44,9 @@ func (s *soak) takeMoments(ctx context.Context) error {
 	return nil
 }
 
+// tight is a limit that no reading within a freeze can keep: a point has to be read from a snapshot, however little has changed.
+var tight = []string{"--limit", "1ms"}
+
 func milliseconds(seconds []float64) string {
 	var out []string
 	for _, p := range seconds {
@@ -68,7 +71,11 @@ func (s *soak) takeMoment(ctx context.Context, name string, viewed bool) (pause 
 	if _, err := Run(ctx, "cp", s.r.path("ledger"), ledger); err != nil {
 		return 0, err
 	}
-	out, err := s.r.Ctl(ctx, "source", "point", groupName, "-o", "json")
+	args := []string{"point", groupName, "-o", "json"}
+	if viewed {
+		args = append(args, tight...)
+	}
+	out, err := s.r.Ctl(ctx, "source", args...)
 	if err != nil {
 		return 0, err
 	}
@@ -119,7 +126,7 @@ func (s *soak) killedMoment(ctx context.Context) error {
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		s.r.Ctl(ctx, "source", "point", groupName) // fails: the source is killed
+		s.r.Ctl(ctx, "source", append([]string{"point", groupName}, tight...)...) // fails: the source is killed
 	}()
 	seen := false
 	for end := time.Now().Add(time.Minute); time.Now().Before(end) && !seen; time.Sleep(10 * time.Millisecond) {
