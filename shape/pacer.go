@@ -23,7 +23,7 @@ type Pacer struct {
 }
 
 // credit is the time whose bytes may be saved up: what timers and the scheduler are late.
-const credit = 60 * time.Millisecond
+const credit = 30 * time.Millisecond
 
 // NewPacer makes one without a lease: it keeps to safe, bytes/s.
 func NewPacer(safe int64) *Pacer {

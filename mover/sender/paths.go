@@ -277,10 +277,10 @@ func (p packets) Wait(done <-chan struct{}, n int64, begins bool) {
 	p.pace.Wait(done, shape.OnLine(n, p.mss), begins)
 }
 
-// Slice is what the rate sends in a twenty-fifth of a second.
+// Slice is what the rate sends in a twentieth of a second.
 func (p packets) Slice() int {
 	rate, _ := p.pace.Rate()
-	return int(min(rate/25, 1<<20))
+	return int(min(rate/20, 1<<20))
 }
 
 func (p packets) Spend(n int64) { p.pace.Spend(shape.OnLine(n, p.mss)) }
