@@ -20,7 +20,6 @@ type Used struct {
 	Month   time.Time `json:"month"`   // of the calendar month that Bytes belongs to
 	Bytes   int64     `json:"bytes"`   // since Month began
 	Samples []int64   `json:"samples"` // bytes of each sample of the period; missing ones at the end are to come
-	Peak    int64     `json:"peak"`    // that was set when the period began, or the lowest since; bytes/s
 }
 
 // Line decides what may go over one circuit. It is not safe for concurrent use.

@@ -80,9 +80,44 @@ func (p *Pacer) settle(now time.Time) {
 	}
 }
 
-// Wait waits until n bytes may be sent, or done is closed. begins tells that they are the first of a frame: none begins while the rate is 0, but one
-// that has begun goes on at Least, so that nobody has to hold half of it for long.
-func (p *Pacer) Wait(done <-chan struct{}, n int64, begins bool) {
+// Ready waits while the rate is 0, or until done is closed: no frame should begin then. It keeps nobody from his turn.
+func (p *Pacer) Ready(done <-chan struct{}) {
+	for {
+		p.mu.Lock()
+		now := time.Now()
+		rate, end := p.now(now)
+		if rate > 0 {
+			p.mu.Unlock()
+			return
+		}
+		p.limited = true
+		changed, d := p.changed, time.Hour
+		p.mu.Unlock()
+		if !end.IsZero() {
+			d = max(time.Microsecond, end.Sub(now))
+		}
+		if !rest(d, changed, done) {
+			return
+		}
+	}
+}
+
+// rest lasts for d, or until changed. false: done is closed.
+func rest(d time.Duration, changed, done <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-changed:
+	case <-done:
+		return false
+	}
+	return true
+}
+
+// Wait waits until n bytes may be sent, or done is closed. At a rate of 0 that is at Least: a frame that has begun goes on, so that nobody has to hold
+// half of it for long.
+func (p *Pacer) Wait(done <-chan struct{}, n int64) {
 	select {
 	case <-p.turn:
 	case <-done:
@@ -90,39 +125,25 @@ func (p *Pacer) Wait(done <-chan struct{}, n int64, begins bool) {
 	}
 	defer func() { p.turn <- struct{}{} }()
 	for {
-		d, changed := p.take(n, begins)
-		if d == 0 {
+		d, changed := p.take(n)
+		if d == 0 || !rest(d, changed, done) {
 			return
 		}
-		t := time.NewTimer(d)
-		select {
-		case <-t.C:
-		case <-changed:
-		case <-done:
-			t.Stop()
-			return
-		}
-		t.Stop()
 	}
 }
 
 // take sends n bytes, or tells how long to wait, unless something changes before.
-func (p *Pacer) take(n int64, begins bool) (time.Duration, <-chan struct{}) {
+func (p *Pacer) take(n int64) (time.Duration, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	p.settle(now)
 	rate, end := p.now(now)
-	var d time.Duration
-	switch {
-	case begins && rate == 0:
-		d = time.Hour
-	case p.tokens < 0:
-		d = max(time.Microsecond, time.Duration(-p.tokens/float64(max(rate, Least))*float64(time.Second)))
-	default:
+	if p.tokens >= 0 {
 		p.pay(n)
 		return 0, nil
 	}
+	d := max(time.Microsecond, time.Duration(-p.tokens/float64(max(rate, Least))*float64(time.Second)))
 	p.limited = true
 	if !end.IsZero() {
 		d = min(d, max(time.Microsecond, end.Sub(now)))

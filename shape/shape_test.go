@@ -212,7 +212,10 @@ func TestPacer(t *testing.T) {
 		for i := range sent {
 			go func() {
 				for first := true; ; first = !first {
-					p.Wait(done, 64<<10, first)
+					if first {
+						p.Ready(done)
+					}
+					p.Wait(done, 64<<10)
 					select {
 					case <-done:
 						return

@@ -100,6 +100,9 @@ func (c *Conn) Write(t Type, seq uint32, m Message) error {
 	if err := checkOut(t, seq, m); err != nil {
 		return err
 	}
+	if t.Bulk() && c.pace != nil {
+		c.pace.Ready(c.gone) // not under mu: pings have to go, or the peer takes us for dead
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failing.Load() {
@@ -134,22 +137,20 @@ func (c *Conn) write(t Type, seq uint32, m Message) error {
 	if cap(b) <= keepScratch {
 		c.scratch = b
 	}
-	if err := c.send(b, isBulk, true); err != nil {
+	if err := c.send(b, isBulk); err != nil {
 		return c.broken(t, err)
 	}
-	if err := c.send(body, isBulk, false); err != nil {
+	if err := c.send(body, isBulk); err != nil {
 		return c.broken(t, err)
 	}
 	return nil
 }
 
-// send writes p in slices, each with its own deadline: a slow line is not a dead peer. Bulk waits for the pace; begins: these are the
-// first bytes of a frame.
-func (c *Conn) send(p []byte, isBulk, begins bool) error {
+// send writes p in slices, each with its own deadline: a slow line is not a dead peer. Bulk waits for the pace.
+func (c *Conn) send(p []byte, isBulk bool) error {
 	for len(p) > 0 {
 		n := min(len(p), c.slice(isBulk))
-		c.keepPace(n, isBulk, begins)
-		begins = false
+		c.keepPace(n, isBulk)
 		c.setWriteDeadline()
 		if err := c.sendSlice(p[:n]); err != nil {
 			return err

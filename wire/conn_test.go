@@ -26,7 +26,9 @@ func pipe() (a, b *Conn) {
 func TestEveryMessage(t *testing.T) {
 	c := newCerts(t)
 	s, g := tlsPair(t, c.server(t), c.client(t))
+	closed := make(chan struct{})
 	go func() {
+		defer close(closed)
 		for _, m := range samples() {
 			if err := s.Write(TypeOf(m.m), m.seq, m.m); err != nil {
 				t.Error(err)
@@ -56,6 +58,7 @@ func TestEveryMessage(t *testing.T) {
 	if _, err := g.ReadFrame(nil); err != io.EOF {
 		t.Fatalf("at the end: %v", err)
 	}
+	<-closed // the sender counts after it has written
 	if s.Out() != g.In() || s.Out() == 0 {
 		t.Errorf("sent %d bytes, received %d", s.Out(), g.In())
 	}

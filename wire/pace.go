@@ -9,8 +9,10 @@ import (
 
 // Pace holds the writers of connections to a rate. n counts bytes of the TCP stream, TLS included.
 type Pace interface {
-	// Wait waits until n bytes may be sent or done is closed. begins: they are the first of a frame.
-	Wait(done <-chan struct{}, n int64, begins bool)
+	// Ready waits until a frame may begin or done is closed. Other frames go meanwhile.
+	Ready(done <-chan struct{})
+	// Wait waits until n bytes may be sent or done is closed.
+	Wait(done <-chan struct{}, n int64)
 	// Spend counts bytes that do not wait: frames without bulk.
 	Spend(n int64)
 	// Slice is how many bytes should be written at once.
@@ -35,13 +37,13 @@ func (c *Conn) slice(isBulk bool) int {
 const recordSize = 16 << 10
 
 // keepPace waits, or counts. Close ends the wait.
-func (c *Conn) keepPace(n int, isBulk, begins bool) {
+func (c *Conn) keepPace(n int, isBulk bool) {
 	if c.pace == nil {
 		return
 	}
 	n += (n>>14 + 1) * recordOverhead
 	if isBulk {
-		c.pace.Wait(c.gone, int64(n), begins)
+		c.pace.Wait(c.gone, int64(n))
 	} else {
 		c.pace.Spend(int64(n))
 	}

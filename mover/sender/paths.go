@@ -273,9 +273,9 @@ type packets struct {
 	mss  int
 }
 
-func (p packets) Wait(done <-chan struct{}, n int64, begins bool) {
-	p.pace.Wait(done, shape.OnLine(n, p.mss), begins)
-}
+func (p packets) Ready(done <-chan struct{}) { p.pace.Ready(done) }
+
+func (p packets) Wait(done <-chan struct{}, n int64) { p.pace.Wait(done, shape.OnLine(n, p.mss)) }
 
 // Slice is what the rate sends in a twentieth of a second.
 func (p packets) Slice() int {
