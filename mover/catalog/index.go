@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,11 @@ type Index struct {
 	log *slog.Logger
 	bad atomic.Bool   // damage or a full disk was met: nothing is looked up or added any more
 	end chan struct{} // closed when what was given up is closed and removed
+
+	recalled sync.WaitGroup
+	closing  atomic.Bool // whoever recalls has to end
+
+	seen *seen
 
 	use sync.RWMutex // held for reading while db is used
 	db  *pebble.DB   // nil: given up
@@ -68,6 +74,7 @@ func OpenIndex(dir string, memory int64, log *slog.Logger) (*Index, error) {
 	} else {
 		x := newIndex(dir, log)
 		if err = x.open(memory, log); err == nil {
+			x.recall()
 			return x, nil
 		}
 	}
@@ -76,7 +83,9 @@ func OpenIndex(dir string, memory int64, log *slog.Logger) (*Index, error) {
 		return nil, fmt.Errorf("remove the unreadable dedup index: %w", err)
 	}
 	x := newIndex(dir, log)
-	err = x.open(memory, log)
+	if err = x.open(memory, log); err == nil {
+		x.recall()
+	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		x.giveUp(err)
 	}
@@ -91,7 +100,8 @@ func newIndex(dir string, log *slog.Logger) *Index {
 }
 
 func (x *Index) open(memory int64, log *slog.Logger) (err error) {
-	cache := pebble.NewCache(memory / 2)
+	x.seen = newSeen(memory / 4)
+	cache := pebble.NewCache(memory / 4)
 	defer cache.Unref()
 	o := &pebble.Options{
 		Cache: cache,
@@ -224,9 +234,16 @@ func appendKey(b []byte, tenant string, d digest.Digest) []byte {
 // Lookup fills out[i] with the place of ds[i], or the zero Place. Damage means "not found".
 func (x *Index) Lookup(tenant string, ds []digest.Digest, out []Place) {
 	clear(out)
+	scope := scopeHash(tenant)
+	if !slices.ContainsFunc(ds, func(d digest.Digest) bool { return x.seen.may(scope, d) }) {
+		return
+	}
 	x.using(func(db *pebble.DB) error {
 		key := make([]byte, 0, 160)
 		for i, d := range ds {
+			if !x.seen.may(scope, d) {
+				continue
+			}
 			key = appendKey(key[:0], tenant, d)
 			v, closer, err := db.Get(key)
 			if errors.Is(err, pebble.ErrNotFound) {
@@ -253,6 +270,7 @@ func (x *Index) Add(tenant string, flow uint32, first int64, ds []digest.Digest,
 		b := db.NewBatch()
 		defer b.Close()
 		key := make([]byte, 0, 160)
+		scope := scopeHash(tenant)
 		var v [12]byte
 		binary.BigEndian.PutUint32(v[:], flow)
 		for i, d := range ds {
@@ -260,6 +278,7 @@ func (x *Index) Add(tenant string, flow uint32, first int64, ds []digest.Digest,
 				continue
 			}
 			binary.BigEndian.PutUint64(v[4:], uint64(first)+uint64(i))
+			x.seen.add(scope, d[:keyDigest]) // before the store has it, so that nothing in there is denied
 			key = appendKey(key[:0], tenant, d)
 			if err := b.Set(key, v[:], nil); err != nil {
 				return err
@@ -272,8 +291,36 @@ func (x *Index) Add(tenant string, flow uint32, first int64, ds []digest.Digest,
 	})
 }
 
+// recall adds what earlier runs left in the store to the filter, beside the daemon's start. A store with more than the filter is good for stays without one.
+func (x *Index) recall() {
+	x.recalled.Add(1)
+	go func() {
+		defer x.recalled.Done()
+		x.using(func(db *pebble.DB) error {
+			it, err := db.NewIter(nil)
+			if err != nil {
+				return err
+			}
+			defer it.Close()
+			for ok := it.First(); ok; ok = it.Next() {
+				if x.closing.Load() || x.bad.Load() || x.seen.keys.Load() > x.seen.room {
+					return it.Error()
+				}
+				if k := it.Key(); len(k) > keyDigest {
+					tenant := k[:len(k)-keyDigest-1]
+					x.seen.add(scopeHash(string(tenant)), k[len(k)-keyDigest:])
+				}
+			}
+			x.seen.whole.Store(it.Error() == nil)
+			return it.Error()
+		})
+	}()
+}
+
 // Close writes out what is in memory, room permitting, and closes the index.
 func (x *Index) Close() error {
+	x.closing.Store(true)
+	x.recalled.Wait()
 	if !x.bad.Load() && x.room() {
 		x.using(func(db *pebble.DB) error { return db.Flush() })
 	}

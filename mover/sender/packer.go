@@ -94,25 +94,28 @@ func (k *packer) done(b *[]byte) {
 	}
 }
 
-// level picks how hard to compress now, weakest at least.
-func (k *packer) level(weakest int) int {
+// level picks how hard to compress now, weakest at least; or that this batch goes plain, and a part of it is compressed to learn from.
+func (k *packer) level(weakest int) (l int, probe bool) {
 	if k.fixed >= 0 {
-		return k.fixed
+		return k.fixed, false
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	l := k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
+	l = k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
 	if l > 0 {
 		k.plain = 0
-	} else if k.plain++; k.plain%probeEvery == 0 {
-		return 1
+		return l, false
 	}
-	return l
+	k.plain++
+	return 0, k.plain%probeEvery == 0
 }
 
-// probeEvery is how many batches go plain before one is compressed to see what that would do: what does not shrink may be followed by what does,
-// and a level that is not used is not measured.
-const probeEvery = 32
+const (
+	// probeEvery is how many batches go plain for one of which a part is compressed to see what that would do: what does not shrink may be followed
+	// by what does, and a level that is not used is not measured.
+	probeEvery = 16
+	probeSize  = 128 << 10 // of that part, so that all of them cost less than a hundredth of the digests
+)
 
 // leastSpare is what compressing gets even on a machine without an idle core: a thin line is worth that.
 const leastSpare = 0.25
@@ -128,16 +131,26 @@ func (k *packer) look(idle float64, d time.Duration) {
 
 // compress returns plain itself where compressing does not pay.
 func (k *packer) compress(plain []byte, scratch *[]byte, weakest int) (codec uint8, payload []byte) {
-	l := k.level(weakest)
+	l, probe := k.level(weakest)
 	k.last.Store(int32(l))
+	if probe && len(plain) > 0 {
+		from := len(plain) / 2
+		k.encode(plain[from:min(len(plain), from+probeSize)], scratch, 1)
+	}
 	if l == 0 || len(plain) == 0 {
 		return wire.CodecPlain, plain
 	}
+	if out, ok := k.encode(plain, scratch, l); ok {
+		return wire.CodecZstd, out
+	}
+	return wire.CodecPlain, plain
+}
+
+// encode compresses, and notes what that has cost and brought.
+func (k *packer) encode(plain []byte, scratch *[]byte, l int) (out []byte, ok bool) {
 	if cap(*scratch) == 0 {
 		*scratch = make([]byte, 0, chunker.Bound(chunker.GroupSize))
 	}
-	var out []byte
-	var ok bool
 	took := onCore(func() { out, ok = k.codec.Compress((*scratch)[:0], plain, chunker.Level(l)) })
 	n := len(plain)
 	if ok {
@@ -147,8 +160,5 @@ func (k *packer) compress(plain []byte, scratch *[]byte, weakest int) (codec uin
 	k.levels.Observe(l, int64(len(plain)), int64(n), took)
 	k.busy += took
 	k.mu.Unlock()
-	if !ok {
-		return wire.CodecPlain, plain
-	}
-	return wire.CodecZstd, out
+	return out, ok
 }
