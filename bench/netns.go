@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -147,6 +148,22 @@ func (l *Line) Sent(ctx context.Context) (Traffic, error) {
 		return Traffic{}, err
 	}
 	return rootTraffic([]byte(out))
+}
+
+// Meter reads the line's counters within microseconds. Close it.
+func (l *Line) Meter() (*Meter, error) {
+	type outcome struct {
+		m   *Meter
+		err error
+	}
+	done := make(chan outcome)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		m, err := openMeter(l.near)
+		done <- outcome{m, err}
+	}()
+	o := <-done
+	return o.m, o.err
 }
 
 // rootTraffic reads the counters of the root queue from what tc -s -j qdisc writes.

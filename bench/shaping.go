@@ -24,8 +24,8 @@ type Shaping struct {
 	Hosts   int
 	Rate    int64         // bytes/s that the gateway may let over the line
 	Circuit int64         // bytes/s that the line could carry; 0: any
-	Minute  time.Duration // over which the allowance is measured
-	Month   time.Duration // of 60 samples, billed by the 95th percentile
+	Minute  time.Duration // over which the allowance is measured; 0: it is not
+	Month   time.Duration // of 60 samples, billed by the 95th percentile; 0: none
 	Peak    int64         // bytes/s that may be billed in it
 }
 
@@ -147,32 +147,55 @@ func noise(path string, n int64) error {
 // ip is the bytes of IP packets in what a queue has let through: without the headers of Ethernet, which no provider bills.
 func (t Traffic) ip() int64 { return t.Bytes - t.Packets*14 }
 
-// meter reads the line's counter at each multiple of every, n times, and returns the bytes of IP packets between. began is the first time.
-func (h *hosts) meter(ctx context.Context, every time.Duration, n int, each func(i int)) (began time.Time, samples []int64, err error) {
+// meterEvery is how often the line's counters are read; what crosses a border within that is divided by time.
+const meterEvery = 5 * time.Millisecond
+
+// meter returns the bytes of IP packets that went over the line in each of n samples, which begin at multiples of every. began is when the first did.
+func (h *hosts) meter(ctx context.Context, every time.Duration, n int) (began time.Time, samples []int64, err error) {
+	m, err := h.line.Meter()
+	if err != nil {
+		return began, nil, err
+	}
+	defer m.Close()
 	began = time.Now().Truncate(every).Add(every)
-	var last Traffic
-	for i := range n + 1 {
-		if err := pause(ctx, time.Until(began.Add(time.Duration(i)*every))); err != nil {
+	if err := pause(ctx, time.Until(began)-2*meterEvery); err != nil {
+		return began, nil, err
+	}
+	last, at, err := m.Read()
+	if err != nil {
+		return began, nil, err
+	}
+	from, border := 0.0, began
+	for len(samples) < n {
+		if err := pause(ctx, meterEvery); err != nil {
 			return began, nil, err
 		}
-		now, err := h.line.Sent(ctx)
+		now, then, err := m.Read()
 		if err != nil {
 			return began, nil, err
 		}
-		if i > 0 {
-			samples = append(samples, now.less(last).ip())
+		for ; !then.Before(border) && len(samples) < n; border = border.Add(every) {
+			there := float64(last.ip()) + float64(now.less(last).ip())*border.Sub(at).Seconds()/then.Sub(at).Seconds()
+			if border.After(began) {
+				samples = append(samples, int64(there-from))
+			}
+			from = there
 		}
-		last = now
-		if each != nil {
-			each(i)
-		}
+		last, at = now, then
 	}
 	return began, samples, nil
 }
 
 // Run is figure 6.
 func (s *Shaping) Run(ctx context.Context) error {
-	return errors.Join(s.minute(ctx), s.month(ctx))
+	var errs []error
+	if s.Minute > 0 {
+		errs = append(errs, s.minute(ctx))
+	}
+	if s.Month > 0 {
+		errs = append(errs, s.month(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // minute is the allowance over a minute, and how fast a cutover gets its share.
@@ -191,7 +214,7 @@ func (s *Shaping) minute(ctx context.Context) (err error) {
 	if err := pause(ctx, 2*time.Second); err != nil {
 		return err
 	}
-	_, samples, err := h.meter(ctx, time.Second, int(s.Minute.Seconds()), nil)
+	_, samples, err := h.meter(ctx, time.Second, int(s.Minute.Seconds()))
 	if err != nil {
 		return err
 	}
@@ -263,6 +286,9 @@ func (s *Shaping) cutover(ctx context.Context, h *hosts, r *Rig, subject string)
 	}
 }
 
+// monthAhead is how long before a month begins sources are started at most, so that they have enough left for it.
+const monthAhead = time.Minute
+
 // month is a shortened one, of 60 samples: three of them cost nothing.
 func (s *Shaping) month(ctx context.Context) (err error) {
 	const count = 60
@@ -271,6 +297,9 @@ func (s *Shaping) month(ctx context.Context) (err error) {
 	b := shape.Billing{Model: shape.Plain95, Peak: s.Peak, Sample: sample, Period: s.Month}
 	best := float64(count/20)*float64(s.Rate)*sample.Seconds() + float64(count-count/20)*float64(s.Peak)*sample.Seconds()
 	// The sources have to be there before the period begins, and to have enough for all of it and for what goes before.
+	if err := pause(ctx, time.Until(time.Now().Truncate(s.Month).Add(s.Month))-monthAhead); err != nil {
+		return err
+	}
 	bytes := int64(best * 1.8 / float64(s.Hosts-1))
 	h, err := s.start(ctx, lines, bytes)
 	if err != nil {
@@ -282,7 +311,10 @@ func (s *Shaping) month(ctx context.Context) (err error) {
 	if err := pause(ctx, time.Until(begin)-sample/2); err != nil {
 		return err
 	}
-	at, samples, err := h.meter(ctx, sample, count, nil)
+	counted := make(chan []int64, 1)
+	go func() { counted <- h.counted(ctx, begin.Add(s.Month-sample/4)) }()
+	at, samples, err := h.meter(ctx, sample, count)
+	told := <-counted
 	if err != nil {
 		return err
 	}
@@ -297,16 +329,32 @@ func (s *Shaping) month(ctx context.Context) (err error) {
 	subject := fmt.Sprintf("month of %v, peak %s", s.Month, rateName(s.Peak))
 	sorted := slices.Sorted(slices.Values(samples))
 	s.say("           samples, Mbit/s: %s", rates(samples, sample))
+	s.say("           by the gateway:  %s", rates(told, sample))
 	return errors.Join(
 		s.add("shaping", subject, "billed / peak (at most 1)", float64(billed)/float64(s.Peak), "ratio"),
 		s.add("shaping", subject, "moved / best plan (at least 0.9)", float64(moved)/best, "ratio"),
 		s.add("shaping", subject, "fullest sample / rate of the line", float64(sorted[count-1])/sample.Seconds()/float64(s.Rate), "ratio"))
 }
 
+// counted is what the gateway has counted of each sample, as far as it has kept that at the given time.
+func (h *hosts) counted(ctx context.Context, at time.Time) []int64 {
+	var r struct {
+		Used shape.Used `json:"used"`
+	}
+	if pause(ctx, time.Until(at)) != nil {
+		return nil
+	}
+	b, err := os.ReadFile(h.gw.path("gw-state/lines/circuit.json"))
+	if err != nil || json.Unmarshal(b, &r) != nil {
+		return nil
+	}
+	return r.Used.Samples
+}
+
 func rates(samples []int64, each time.Duration) string {
 	var out []string
 	for _, n := range samples {
-		out = append(out, fmt.Sprintf("%.0f", float64(n)*8/1e6/each.Seconds()))
+		out = append(out, fmt.Sprintf("%.1f", float64(n)*8/1e6/each.Seconds()))
 	}
 	return strings.Join(out, " ")
 }

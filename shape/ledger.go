@@ -81,17 +81,40 @@ func (g *Ledger[K]) Leave(k K) {
 	g.order = slices.DeleteFunc(g.order, func(o K) bool { return o == k })
 }
 
-// Demand is what all want together.
-func (g *Ledger[K]) Demand() (d Demand) {
+// Demand is what all want together, and may be using at now.
+func (g *Ledger[K]) Demand(now time.Time) (d Demand) {
+	g.expire(now)
 	for _, h := range g.holders {
 		d.Backlog += h.ask.Backlog
 		d.Cutover = d.Cutover || h.ask.Class == Cutover && h.ask.Want > 0
+		d.Held = plus(d.Held, h.held)
+	}
+	for _, l := range g.gone {
+		d.Held = plus(d.Held, l.Rate)
 	}
 	return d
 }
 
+func plus(a, b int64) int64 {
+	if a > Unlimited-b {
+		return Unlimited
+	}
+	return a + b
+}
+
+// expire takes back what has ended.
+func (g *Ledger[K]) expire(now time.Time) {
+	g.gone = slices.DeleteFunc(g.gone, func(l Lease) bool { return !now.Before(l.Until) })
+	for _, h := range g.holders {
+		if h.held > 0 && !now.Before(h.lease.Until) {
+			h.held, h.smaller = 0, time.Time{}
+		}
+	}
+}
+
 // Share divides rate anew and calls tell for each lease that is to be told.
 func (g *Ledger[K]) Share(now time.Time, a Allowance, tell func(K, Lease)) {
+	g.expire(now)
 	g.claims, g.out = g.claims[:0], g.out[:0]
 	total := max(a.Rate, a.Frozen)
 	for _, k := range g.order {
@@ -109,7 +132,6 @@ func (g *Ledger[K]) Share(now time.Time, a Allowance, tell func(K, Lease)) {
 		g.claims, g.out = append(g.claims, c), append(g.out, 0)
 	}
 	Share(total, g.claims, g.out)
-	g.gone = slices.DeleteFunc(g.gone, func(l Lease) bool { return !now.Before(l.Until) })
 	free := total
 	for _, l := range g.gone {
 		free -= l.Rate
@@ -136,6 +158,9 @@ func (g *Ledger[K]) Share(now time.Time, a Allowance, tell func(K, Lease)) {
 				h.smaller = now
 			}
 			h.lease.Until, h.told = now.Add(LeaseTime), now
+			if !a.Until.IsZero() && a.Until.Before(h.lease.Until) {
+				h.lease.Until = a.Until
+			}
 			tell(k, h.lease)
 		}
 	}

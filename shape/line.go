@@ -40,6 +40,9 @@ type Allowance struct {
 	Why    string
 	Burst  bool  // a sample that costs nothing is being used
 	Frozen int64 // bytes/s for cutovers, at least Rate
+
+	// Until is when all of this ends for certain: no lease may hold longer. Zero: what follows bears a lease that is used for a while still.
+	Until time.Time
 }
 
 // NewLine makes a line that goes on from what it has carried.
@@ -74,6 +77,30 @@ func (l *Line) Count(now time.Time, n int64) {
 	l.used.Samples[l.slot] += n
 }
 
+// Spread adds n bytes that crossed the line evenly from one time to another: each sample gets its part.
+func (l *Line) Spread(from, to time.Time, n int64) {
+	for n > 0 && from.Before(to) {
+		end := l.Border(from)
+		if !end.Before(to) {
+			break
+		}
+		part := int64(float64(n) * float64(end.Sub(from)) / float64(to.Sub(from)))
+		l.Count(from, part)
+		n, from = n-part, end
+	}
+	l.Count(to, n)
+}
+
+// Border is when the sample that holds now ends.
+func (l *Line) Border(now time.Time) time.Time {
+	l.turn(now)
+	end := l.used.Begin.Add(time.Duration(l.slot+1) * l.cfg.Billing.Sample)
+	if _, last := l.cfg.Billing.period(now); last.Before(end) && now.Before(last) {
+		return last
+	}
+	return end
+}
+
 // turn moves on to the sample that holds now; what has no bytes was idle. A clock that was set back goes on with the last sample.
 func (l *Line) turn(now time.Time) {
 	b := &l.cfg.Billing
@@ -99,8 +126,10 @@ func (l *Line) turn(now time.Time) {
 
 // Demand is what all flows of the line together want.
 type Demand struct {
-	Backlog int64 // bytes that are known to wait
-	Cutover bool  // some of them for a cutover
+	Backlog int64         // bytes that are known to wait
+	Cutover bool          // some of them for a cutover
+	Held    int64         // bytes/s that they may be using now
+	Lag     time.Duration // until new leases are kept to by all, and what was sent under the ones before is counted
 }
 
 // Allow tells what the line may carry now.
@@ -138,8 +167,8 @@ func (l *Line) month(a Allowance) Allowance {
 func (l *Line) nextMonth() string { return l.used.Month.AddDate(0, 1, 0).Format("2006-01-02") }
 
 const (
-	// sampleMargin, and the bytes of marginTime, keep a sample's average below the peak although what is under way when it ends counts to one
-	// or the other, and leases take a while to be taken over.
+	// sampleMargin, and the bytes of marginTime, keep a sample's average below the peak although the provider's meter and the gateway's stand at two
+	// ends of a line, and sources are late by what their timers are late.
 	sampleMargin = 0.01
 	marginTime   = 60 * time.Millisecond
 	// catchUp is how much faster than the peak a sample may run that began slowly.
@@ -152,21 +181,59 @@ func (l *Line) bill(now time.Time, a Allowance, d Demand) Allowance {
 	if b.Model == Flat || b.Peak == 0 || b.Peak >= a.Rate {
 		return a
 	}
-	begin := l.used.Begin.Add(time.Duration(l.slot) * b.Sample)
-	elapsed := min(max(0, now.Sub(begin)), b.Sample)
-	left, quota := b.Sample-elapsed, float64(b.Peak)*(b.Sample.Seconds()*(1-sampleMargin)-marginTime.Seconds())
-	used := float64(l.used.Samples[l.slot])
-	if !l.over && l.spare(now, d.Cutover) > 0 && l.worth(a.Rate, elapsed, d) {
-		l.over = true
+	end := l.Border(now)
+	left := min(max(0, end.Sub(now)), b.Sample)
+	switch {
+	case l.over:
+	case l.used.Samples[l.slot] > l.limit(): // it costs nothing as others do, if there is one
+		l.over = l.spare(now, true) >= 0
+	case l.spare(now, d.Cutover) > 0:
+		l.over = l.worth(a.Rate, b.Sample-left, d)
 	}
-	if l.over || l.used.Samples[l.slot] > l.limit() {
+	if l.over {
 		a.Burst, a.Why = true, fmt.Sprintf("a sample of %v that costs nothing; %d more are left", b.Sample, max(0, l.spare(now, true)))
+		a.Until = end
 		return a
 	}
 	a.Why = fmt.Sprintf("the peak of %s billing", b.Model)
-	rest := max(0, quota-used)
-	a.Rate = min(a.Rate, int64(min(rest/max(left.Seconds(), b.Sample.Seconds()/100), float64(b.Peak)*catchUp)))
+	a.Rate = min(a.Rate, int64(l.steady(left, d)))
 	return a
+}
+
+// steady is the rate with which a sample that has left to go ends at the peak, a little below. What the leases out there let through before any
+// new one is kept to, and be it within the next sample, is spent already.
+func (l *Line) steady(left time.Duration, d Demand) float64 {
+	b := &l.cfg.Billing
+	peak := float64(b.Peak)
+	most := peak * catchUp
+	held := min(float64(d.Held), float64(Unlimited))
+	late := min(d.Lag, left)
+	open := peak*(b.Sample.Seconds()*(1-sampleMargin)-marginTime.Seconds()) - float64(l.used.Samples[l.slot])
+	rest := open - held*late.Seconds()
+	switch {
+	case left > d.Lag:
+		return min(most, max(0, rest)/max(left-d.Lag, b.Sample/100).Seconds())
+	case rest >= 0: // too late for this sample: what is granted now, the next one bears
+		return min(most, held)
+	default:
+		return min(most, held, max(0, open)/max(left, b.Sample/100).Seconds())
+	}
+}
+
+// Safe is what all flows together may send while nobody can be asked: no sample goes beyond the peak by it.
+func (l *Line) Safe(now time.Time) int64 {
+	l.turn(now)
+	if l.month(Allowance{Rate: 1}).Rate == 0 {
+		return 0
+	}
+	rate, b := l.cfg.Timetable.At(now), &l.cfg.Billing
+	if rate == 0 {
+		rate = Unlimited
+	}
+	if b.Model != Flat && b.Peak > 0 {
+		rate = min(rate, int64(float64(b.Peak)*(1-sampleMargin)))
+	}
+	return rate
 }
 
 // worth tells whether a sample that costs nothing is well used now: it is full to its end, or a cutover waits.

@@ -34,16 +34,27 @@ func (c Class) String() string {
 // Unlimited is a rate that nothing bounds, or a want that nothing would satisfy.
 const Unlimited = math.MaxInt64
 
-// packetHeaders is what IPv4 or IPv6 and TCP with timestamps add to each segment.
-const packetHeaders = 52
+// What IP and TCP with timestamps add to each segment.
+const (
+	headersIPv4 = 52
+	headersIPv6 = 72
+)
 
-// OnLine is the bytes of the IP packets that carry n bytes of a TCP stream in segments of mss.
-func OnLine(n int64, mss int) int64 {
+// Headers is what IP and TCP add to each segment.
+func Headers(ipv6 bool) int64 {
+	if ipv6 {
+		return headersIPv6
+	}
+	return headersIPv4
+}
+
+// OnLine is the bytes of the IP packets that carry n bytes of a TCP stream in segments of mss, each with its headers.
+func OnLine(n int64, mss int, headers int64) int64 {
 	if n <= 0 {
 		return 0
 	}
 	if mss <= 0 {
 		mss = 1448
 	}
-	return n + (n+int64(mss)-1)/int64(mss)*packetHeaders
+	return n + (n+int64(mss)-1)/int64(mss)*headers
 }

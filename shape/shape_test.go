@@ -15,7 +15,7 @@ func TestOnLine(t *testing.T) {
 		mss  int
 		want int64
 	}{{0, 1448, 0}, {1, 1448, 53}, {1448, 1448, 1500}, {1449, 1448, 1449 + 104}, {14480, 0, 15000}} {
-		if got := OnLine(c.n, c.mss); got != c.want {
+		if got := OnLine(c.n, c.mss, Headers(false)); got != c.want {
 			t.Errorf("OnLine(%d, %d) = %d, want %d", c.n, c.mss, got, c.want)
 		}
 	}

@@ -62,14 +62,42 @@ func (c *Conn) MSS() (mss int) {
 	return mss
 }
 
-// Smooth has the kernel spread packets so that no more than rate, bytes/s, leave at any time; 0: no bound. Where it cannot, bursts are as long as
-// a slice.
-func (c *Conn) Smooth(rate uint64) {
-	if rate == 0 {
-		rate = ^uint64(0)
-	}
-	c.control(func(fd int) { _ = unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate) })
+// Crossed is what the kernel has received of the connection, read by anybody or not: bytes of the TCP stream, and packets with those that
+// carry none. The packets wrap around. false: the kernel does not tell, or the connection is closed.
+func (c *Conn) Crossed() (bytes int64, packets uint32, ok bool) {
+	c.control(func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.Segs_in > 0 {
+			bytes, packets, ok = int64(info.Bytes_received), info.Segs_in, true
+		}
+	})
+	return bytes, packets, ok
 }
+
+// IPv6 tells whether the packets of the connection have the longer headers.
+func (c *Conn) IPv6() bool {
+	a, ok := c.RemoteAddr().(*net.TCPAddr)
+	return ok && a.IP.To4() == nil
+}
+
+// Smooth has the kernel spread packets so that no more than rate, bytes/s, leave at any time; 0: no bound. Where it cannot, bursts are as long as
+// a slice. It also keeps what was written from piling up in the socket while the peer or the line is slow: what waits there was let go under one lease
+// and would go under another.
+func (c *Conn) Smooth(rate uint64) {
+	pace, unsent := rate, int(min(max(leastUnsent, rate/unsentPart), 1<<30))
+	if rate == 0 {
+		pace, unsent = ^uint64(0), 0 // as the machine is set
+	}
+	c.control(func(fd int) {
+		_ = unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+	})
+}
+
+const (
+	// leastUnsent and a second's bytes by unsentPart are how much may wait in a socket: two slices of a small rate, else one.
+	leastUnsent = 2 * recordSize
+	unsentPart  = 40
+)
 
 // control calls f with the socket below, if there is one.
 func (c *Conn) control(f func(fd int)) {

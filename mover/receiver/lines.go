@@ -42,8 +42,10 @@ type line struct {
 
 // counted is what was counted of a connection.
 type counted struct {
-	bytes int64
-	mss   int
+	bytes   int64  // of the stream
+	packets uint32 // as the kernel counts them: they wrap around
+	mss     int
+	headers int64
 }
 
 const (
@@ -117,28 +119,52 @@ func (s *Server) lineOf(peer net.Addr) (*line, error) {
 func (l *line) add(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.conns[c] = &counted{mss: c.wc.MSS()}
+	l.conns[c] = &counted{mss: c.wc.MSS(), headers: shape.Headers(c.wc.IPv6())}
 }
 
 func (l *line) remove(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.conns[c]
-	if n == nil {
+	if l.conns[c] == nil {
 		return // it was not welcomed
 	}
-	l.shape.Count(time.Now(), n.more(c))
-	l.dirty = true
+	l.count(time.Now())
 	delete(l.conns, c)
 	l.ledger.Leave(c)
 }
 
-// more is what came over the line since the last call.
+// more is what came over the line since the last call, as IP packets. The kernel tells it: what nobody has read yet was on the line, too, and is billed in
+// the sample in which it was. Of a connection that is closed, what was read is known at least.
 func (n *counted) more(c *conn) int64 {
-	in := c.wc.WireIn()
-	d := in - n.bytes
-	n.bytes = in
-	return shape.OnLine(d, n.mss)
+	bytes, packets, ok := c.wc.Crossed()
+	if !ok {
+		d := max(0, c.wc.WireIn()-n.bytes)
+		n.bytes += d
+		return shape.OnLine(d, n.mss, n.headers)
+	}
+	d := bytes - n.bytes + int64(packets-n.packets)*n.headers
+	n.bytes, n.packets = bytes, packets
+	return d
+}
+
+// count takes in what has come since the last time. mu is held.
+func (l *line) count(now time.Time) {
+	bytes := int64(0)
+	for c, n := range l.conns {
+		bytes += n.more(c)
+	}
+	from := l.looked
+	if from.IsZero() || from.After(now) {
+		from = now
+	}
+	l.looked = now
+	if bytes > 0 {
+		l.shape.Spread(from, now, bytes)
+		l.dirty = true
+	}
+	if now.After(from) {
+		l.used.Add(bytes, now.Sub(from))
+	}
 }
 
 // demand is DEMAND: it is taken in by the reader, for the handler may be busy with data.
@@ -154,54 +180,61 @@ func (c *conn) demand(m *wire.Demand) {
 	}
 }
 
-// run shares the line out until ctx ends.
+// run shares the line out until ctx ends: at every border between two samples, too.
 func (l *line) run(ctx context.Context) {
-	tick := time.NewTicker(shareEvery)
-	defer tick.Stop()
+	t := time.NewTimer(shareEvery)
+	defer t.Stop()
 	for {
 		select {
-		case <-tick.C:
-			l.share(time.Now())
+		case <-t.C:
+			t.Reset(l.share(time.Now()))
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (l *line) share(now time.Time) {
+// share tells everybody his lease, and returns when that is to be done again.
+func (l *line) share(now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	bytes := int64(0)
-	for c, n := range l.conns {
-		bytes += n.more(c)
-	}
-	if bytes > 0 {
-		l.shape.Count(now, bytes)
-		l.dirty = true
-	}
-	if !l.looked.IsZero() {
-		l.used.Add(bytes, now.Sub(l.looked))
-	}
-	l.looked = now
+	l.count(now)
 	if !l.set.Until.IsZero() && now.After(l.set.Until) {
 		l.shape.Set(l.config(now))
 	}
-	l.allowed = l.shape.Allow(now, l.ledger.Demand())
-	safe := uint64(wire.MaxSize)
-	if rate := l.shape.Config().Timetable.At(now); rate > 0 {
-		safe = uint64(max(shape.Least, rate/int64(max(1, len(l.s.flows)))))
-	}
+	l.allowed = l.shape.Allow(now, l.demanded(now))
+	safe := max(shape.Least, l.shape.Safe(now)/int64(max(1, len(l.s.flows))))
 	l.ledger.Share(now, l.allowed, func(c *conn, lease shape.Lease) {
-		rate := uint64(wire.MaxSize)
-		if lease.Rate < wire.MaxSize {
-			rate = uint64(lease.Rate)
-		}
-		latest(c.grants, &wire.Grant{Serial: lease.Serial, Rate: rate, TTLMS: uint32(shape.LeaseTime.Milliseconds()), Safe: min(safe, wire.MaxSize),
+		latest(c.grants, &wire.Grant{Serial: lease.Serial, Rate: uint64(min(lease.Rate, wire.MaxSize)), TTLMS: l.ttl(now, c, lease), Safe: uint64(min(safe, wire.MaxSize)),
 			Line: l.cfg.Name, Why: l.allowed.Why})
 	})
 	if l.dirty && now.Sub(l.saved) >= saveEvery {
 		l.save(now, true)
 	}
+	return max(time.Millisecond, min(shareEvery, l.shape.Border(now).Sub(now)))
+}
+
+// settle is the time, beside the way to a source and back, until a new lease is kept to there: what its sockets hold goes first.
+const settle = 100 * time.Millisecond
+
+// demanded is what all flows want, and how late they are. mu is held.
+func (l *line) demanded(now time.Time) shape.Demand {
+	d := l.ledger.Demand(now)
+	for c := range l.conns {
+		d.Lag = max(d.Lag, c.wc.RTT())
+	}
+	d.Lag = settle + min(d.Lag, settle)
+	return d
+}
+
+// ttl is how long a lease holds at its source, which begins to count when it hears of it. One that ends earlier than leases do, ends for what comes over the
+// line after that: what is under way then, was sent before. mu is held.
+func (l *line) ttl(now time.Time, c *conn, lease shape.Lease) uint32 {
+	d := lease.Until.Sub(now)
+	if d < shape.LeaseTime {
+		d -= c.wc.RTT()
+	}
+	return uint32(max(1, d.Milliseconds()))
 }
 
 // save keeps what has been carried; open: more may follow. mu is held.
@@ -262,8 +295,9 @@ func (s *Server) Lines() (all []mover.LineStatus) {
 func (l *line) status(now time.Time) mover.LineStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.count(now)
 	cfg, used := l.shape.Config(), l.shape.Used()
-	a := l.shape.Allow(now, l.ledger.Demand())
+	a := l.shape.Allow(now, l.demanded(now))
 	s := mover.LineStatus{Name: l.cfg.Name, Rate: cfg.Timetable.At(now), Allowed: bounded(max(a.Rate, a.Frozen)), Why: a.Why, Used: l.used.PerSecond(), Billing: cfg.Billing.Model.String(),
 		Peak: cfg.Billing.Peak, Burst: a.Burst, Month: used.Month, MonthBytes: used.Bytes, MonthLimit: cfg.Month, Spare: l.shape.Spare(now), Billed: l.shape.Billed(now)}
 	s.Changes, s.Next = cfg.Timetable.Next(now)

@@ -262,20 +262,28 @@ func (l *link) granted(c *conn, m *wire.Grant) {
 // smooth has the kernel spread a connection's packets, at twice the lease's rate: what the pacer has let go must not queue up in sockets, where a new
 // lease would find it. mu is held.
 func (l *link) smooth(c *conn) {
-	if p := l.paths[c.path]; p.shaped && p.rate < wire.MaxSize {
+	p := l.paths[c.path]
+	switch {
+	case !p.shaped:
+	case p.rate < wire.MaxSize:
 		c.Smooth(2 * uint64(max(p.rate, shape.Least)))
+	default:
+		c.Smooth(0)
 	}
 }
 
 // packets is a Pacer of IP packets for a connection that counts the bytes of its stream.
 type packets struct {
-	pace *shape.Pacer
-	mss  int
+	pace    *shape.Pacer
+	mss     int
+	headers int64
 }
 
 func (p packets) Ready(done <-chan struct{}) { p.pace.Ready(done) }
 
-func (p packets) Wait(done <-chan struct{}, n int64) { p.pace.Wait(done, shape.OnLine(n, p.mss)) }
+func (p packets) Wait(done <-chan struct{}, n int64) {
+	p.pace.Wait(done, shape.OnLine(n, p.mss, p.headers))
+}
 
 // Slice is what the rate sends in a twentieth of a second.
 func (p packets) Slice() int {
@@ -283,7 +291,7 @@ func (p packets) Slice() int {
 	return int(min(rate/20, 1<<20))
 }
 
-func (p packets) Spend(n int64) { p.pace.Spend(shape.OnLine(n, p.mss)) }
+func (p packets) Spend(n int64) { p.pace.Spend(shape.OnLine(n, p.mss, p.headers)) }
 
 // pathView is what Status shows of a path. mu is held.
 func (l *link) pathView(i int) mover.LinkStatus {
