@@ -85,13 +85,16 @@ func write(t *testing.T, d blockdev.Target, p []byte, off int64) {
 	}
 }
 
-// overwrite changes runs of sectors at random places.
+// overwrite changes runs of sectors, and now and then large runs of pages, at random places.
 func overwrite(t *testing.T, d blockdev.Target, want []byte, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	size := int64(len(want))
 	for i := range 200 {
 		off := r.Int64N((size+511)/512) * 512
 		n := min((1+r.Int64N(40))*512, size-off)
+		if large := (64 + r.Int64N(64)) * 4096; i%8 == 0 && large <= size {
+			n, off = large, r.Int64N((size-large)/4096+1)*4096
+		}
 		p := Content(seed<<32|uint64(i), n)
 		write(t, d, p, off)
 		copy(want[off:], p)
@@ -140,12 +143,17 @@ func parallel(t *testing.T, d blockdev.Target, want []byte) {
 				write(t, d, p, s)
 				copy(want[s:], p)
 			}
-			for i := range 3 { // and larger pieces of its own
+			for i := range 6 { // and larger pieces of its own, whole and in parts, beside those of others
 				off := 256<<10 + w*(256<<10)
-				if off >= size {
+				n := min(int64(256<<10), size-off)
+				if i%2 == 1 {
+					k := r.Int64N(512)
+					off, n = off+k*512, min((1+r.Int64N(512-k))*512, n-k*512)
+				}
+				if n <= 0 {
 					break
 				}
-				p := Content(uint64(w)<<8|uint64(i), min(256<<10, size-off))
+				p := Content(uint64(w)<<8|uint64(i), n)
 				write(t, d, p, off)
 				copy(want[off:], p)
 			}

@@ -27,6 +27,7 @@ type Target struct {
 	h      *handle
 	cached *os.File // image files: the same file through the page cache, for writes; nil for devices
 
+	mixed     bool         // image files: large pieces are written past the page cache
 	unflushed atomic.Int64 // image files: bytes written since write-back was last asked for
 
 	edge sync.Mutex // one read-modify-write of a device block at a time
@@ -202,6 +203,11 @@ func (t *Target) lockImage(real string, size int64) error {
 	if again.Dev != st.Dev || again.Ino != st.Ino {
 		return refused(t.h.path, "it became another file while it was opened; try again")
 	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return err
+	}
+	t.mixed = t.h.direct && t.h.align <= memUnit && (fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.XFS_SUPER_MAGIC)
 	return nil
 }
 
