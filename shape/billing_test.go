@@ -167,14 +167,21 @@ func TestCutoverBurst(t *testing.T) {
 	}
 }
 
-// TestMonthlyBytes: bulk and deltas stop a little before the bytes of a month are spent, cutovers when they are; the next month begins anew.
+// TestMonthlyBytes: bulk and deltas stop a little before the bytes of a month are spent, cutovers when they are, those whose writers stand still when
+// they are overdrawn by a part; the next month begins anew.
 func TestMonthlyBytes(t *testing.T) {
 	now := time.Date(2026, 11, 28, 0, 0, 0, 0, time.UTC)
 	l := NewLine(LineConfig{Timetable: Timetable{Rate: 1000}, Month: 100_000}, Used{})
-	for _, c := range []struct{ n, rate, frozen int64 }{{0, 1000, 1000}, {98_000, 1000, 1000}, {1_500, 0, 1000}, {500, 0, 0}} {
+	for _, c := range []struct {
+		n, rate, frozen, final int64
+		beyond                 bool
+	}{{0, 1000, 1000, 1000, false}, {98_000, 1000, 1000, 1000, false}, {1_500, 0, 1000, 1000, false}, {500, 0, 0, 1000, true}, {beyondLeast, 0, 0, 0, false}} {
 		l.Count(now, c.n)
-		if a := l.Allow(now, Demand{}); a.Rate != c.rate || a.Frozen != c.frozen {
+		if a := l.Allow(now, Demand{Final: true}); a.Rate != c.rate || a.Frozen != c.frozen || a.Final != c.final || a.Beyond != c.beyond {
 			t.Errorf("after %d bytes: %+v", l.Used().Bytes, a)
+		}
+		if a := l.Allow(now, Demand{}); a.Beyond {
+			t.Errorf("after %d bytes, and nobody stands still: %+v", l.Used().Bytes, a)
 		}
 	}
 	if a := l.Allow(now.AddDate(0, 0, 3), Demand{}); a.Rate != 1000 {

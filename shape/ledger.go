@@ -86,7 +86,8 @@ func (g *Ledger[K]) Demand(now time.Time) (d Demand) {
 	g.expire(now)
 	for _, h := range g.holders {
 		d.Backlog += h.ask.Backlog
-		d.Cutover = d.Cutover || h.ask.Class == Cutover && h.ask.Want > 0
+		d.Cutover = d.Cutover || h.ask.Class >= Cutover && h.ask.Want > 0
+		d.Final = d.Final || h.ask.Class == Final && h.ask.Want > 0
 		d.Held = plus(d.Held, h.held)
 	}
 	for _, l := range g.gone {
@@ -116,7 +117,12 @@ func (g *Ledger[K]) expire(now time.Time) {
 func (g *Ledger[K]) Share(now time.Time, a Allowance, tell func(K, Lease)) {
 	g.expire(now)
 	g.claims, g.out = g.claims[:0], g.out[:0]
-	total := max(a.Rate, a.Frozen)
+	total := a.Rate // or what the highest class has that wants something: those with less wait
+	for _, h := range g.holders {
+		if h.ask.Want > 0 && now.Sub(h.asked) <= LeaseTime {
+			total = max(total, a.of(h.ask.Class))
+		}
+	}
 	for _, k := range g.order {
 		h := g.holders[k]
 		if now.Sub(h.asked) > LeaseTime { // he will be found gone; what he had has ended
@@ -126,7 +132,7 @@ func (g *Ledger[K]) Share(now time.Time, a Allowance, tell func(K, Lease)) {
 			h.held, h.smaller = h.lease.Rate, time.Time{}
 		}
 		c := Claim{Class: h.ask.Class, Want: h.ask.Want}
-		if a.Rate < a.Frozen && c.Class != Cutover || total == 0 {
+		if a.of(c.Class) < total || total == 0 {
 			c.Want = 0
 		}
 		g.claims, g.out = append(g.claims, c), append(g.out, 0)

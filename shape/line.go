@@ -40,6 +40,8 @@ type Allowance struct {
 	Why    string
 	Burst  bool  // a sample that costs nothing is being used
 	Frozen int64 // bytes/s for cutovers, at least Rate
+	Final  int64 // bytes/s for who stands still, at least Frozen
+	Beyond bool  // the month's bytes are spent, and who stands still goes on
 
 	// Until is when all of this ends for certain: no lease may hold longer. Zero: what follows bears a lease that is used for a while still.
 	Until time.Time
@@ -128,6 +130,7 @@ func (l *Line) turn(now time.Time) {
 type Demand struct {
 	Backlog int64         // bytes that are known to wait
 	Cutover bool          // some of them for a cutover
+	Final   bool          // some of them for one whose writers stand still
 	Held    int64         // bytes/s that they may be using now
 	Lag     time.Duration // until new leases are kept to by all, and what was sent under the ones before is counted
 }
@@ -142,22 +145,55 @@ func (l *Line) Allow(now time.Time, d Demand) Allowance {
 	} else if rate != l.cfg.Timetable.Rate {
 		a.Why = "the timetable"
 	}
+	a.Final = a.Rate
 	a = l.bill(now, a, d)
 	a.Frozen = a.Rate
-	return l.month(a)
+	return l.month(a, d)
 }
 
-// monthReserve is the part of a month's bytes that only cutovers may use.
-const monthReserve = 0.01
+const (
+	// monthReserve is the part of a month's bytes that only cutovers may use.
+	monthReserve = 0.01
+	// beyondMonth is the part, and beyondLeast the bytes at least, by which cutovers whose writers stand still may overdraw a month. Such a cutover is cheaper
+	// to end than to begin again; the bound is for who claims to be one.
+	beyondMonth = 0.01
+	beyondLeast = 256 << 20
+)
 
-func (l *Line) month(a Allowance) Allowance {
+// of is what holds for a class.
+func (a Allowance) of(c Class) int64 {
+	switch c {
+	case Final:
+		return a.Final
+	case Cutover:
+		return a.Frozen
+	}
+	return a.Rate
+}
+
+// For is the most that somebody may send of those who want to, bytes/s.
+func (a Allowance) For(d Demand) int64 {
+	if d.Final {
+		return a.Final
+	}
+	return max(a.Rate, a.Frozen)
+}
+
+func (l *Line) month(a Allowance, d Demand) Allowance {
 	if l.cfg.Month == 0 {
 		return a
 	}
 	left := l.cfg.Month - l.used.Bytes
 	switch {
 	case left <= 0:
-		a.Rate, a.Frozen, a.Why = 0, 0, "the bytes of the month are spent; they come back on "+l.nextMonth()
+		a.Rate, a.Frozen = 0, 0
+		if -left >= max(int64(float64(l.cfg.Month)*beyondMonth), beyondLeast) {
+			a.Final = 0
+		}
+		a.Why = "the bytes of the month are spent; they come back on " + l.nextMonth()
+		if d.Final && a.Final > 0 {
+			a.Beyond, a.Why = true, "the bytes of the month are spent, but the writers of a cutover stand still until its last ones have come"
+		}
 	case left <= int64(float64(l.cfg.Month)*monthReserve):
 		a.Rate, a.Why = 0, "the bytes of the month are spent but for what is kept for cutovers; they come back on "+l.nextMonth()
 	}
@@ -196,7 +232,12 @@ func (l *Line) bill(now time.Time, a Allowance, d Demand) Allowance {
 		return a
 	}
 	a.Why = fmt.Sprintf("the peak of %s billing", b.Model)
-	a.Rate = min(a.Rate, int64(l.steady(left, d)))
+	full := a.Rate
+	a.Rate = min(full, int64(l.steady(left, d)))
+	a.Final = a.Rate
+	if a.Rate < b.Peak/2 { // of a sample that is used up: nobody stands still until it ends
+		a.Final = min(full, b.Peak)
+	}
 	return a
 }
 
@@ -223,7 +264,7 @@ func (l *Line) steady(left time.Duration, d Demand) float64 {
 // Safe is what all flows together may send while nobody can be asked: no sample goes beyond the peak by it.
 func (l *Line) Safe(now time.Time) int64 {
 	l.turn(now)
-	if l.month(Allowance{Rate: 1}).Rate == 0 {
+	if l.month(Allowance{Rate: 1}, Demand{}).Rate == 0 {
 		return 0
 	}
 	rate, b := l.cfg.Timetable.At(now), &l.cfg.Billing

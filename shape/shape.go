@@ -16,6 +16,7 @@ const (
 	Bulk    Class = iota + 1 // full passes and rescans
 	Delta                    // what has changed since
 	Cutover                  // a cutover or a point is under way, writers wait or soon will
+	Final                    // a cutover's writers stand still until the last bytes have come
 	classes = iota
 )
 
@@ -27,6 +28,8 @@ func (c Class) String() string {
 		return "delta"
 	case Cutover:
 		return "cutover"
+	case Final:
+		return "final"
 	}
 	return "idle"
 }

@@ -70,6 +70,7 @@ func TestShare(t *testing.T) {
 		{"a cutover first, nobody starves", 1000, []Claim{{Bulk, Unlimited}, {Cutover, Unlimited}, {Bulk, Unlimited}}, []int64{50, 900, 50}},
 		{"a cutover that wants little", 1000, []Claim{{Bulk, Unlimited}, {Cutover, 100}}, []int64{900, 100}},
 		{"three classes", 1000, []Claim{{Bulk, Unlimited}, {Delta, Unlimited}, {Cutover, Unlimited}}, []int64{10, 90, 900}},
+		{"who stands still goes before who will", 1000, []Claim{{Cutover, Unlimited}, {Final, Unlimited}}, []int64{100, 900}},
 		{"lower ones that want little", 1000, []Claim{{Bulk, 5}, {Delta, 10}, {Cutover, Unlimited}}, []int64{5, 10, 985}},
 		{"more than there is", 100, []Claim{{Bulk, 80}, {Bulk, 80}}, []int64{50, 50}},
 		{"nothing", 0, []Claim{{Cutover, Unlimited}}, []int64{0}},
@@ -92,7 +93,7 @@ func TestShareAtRandom(t *testing.T) {
 		claims := make([]Claim, 1+rng.IntN(30))
 		want := int64(0)
 		for i := range claims {
-			claims[i] = Claim{Class(rng.IntN(4)), rng.Int64N(1 << uint(1+rng.IntN(40)))}
+			claims[i] = Claim{Class(rng.IntN(classes + 1)), rng.Int64N(1 << uint(1+rng.IntN(40)))}
 			if rng.IntN(3) == 0 {
 				claims[i].Want = Unlimited
 			}

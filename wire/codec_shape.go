@@ -13,7 +13,7 @@ func (m *Demand) Decode(b []byte) error {
 }
 
 func (m *Demand) check() error {
-	if err := checkEnum(TypeDemand, "class", m.Class, 0, 3); err != nil {
+	if err := checkEnum(TypeDemand, "class", m.Class, 0, 4); err != nil {
 		return err
 	}
 	switch {

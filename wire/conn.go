@@ -94,14 +94,11 @@ func (c *Conn) TLS() (tls.ConnectionState, bool) {
 	return tls.ConnectionState{}, false
 }
 
-// Write sends one frame. Bodies of Data and Put are not copied and may be used again when Write returns. After an error the
+// Write sends one frame; Await goes before DATA and PUT. Bodies of Data and Put are not copied and may be used again when Write returns. After an error the
 // connection is of no more use.
 func (c *Conn) Write(t Type, seq uint32, m Message) error {
 	if err := checkOut(t, seq, m); err != nil {
 		return err
-	}
-	if t.Bulk() && c.pace != nil {
-		c.pace.Ready(c.gone) // not under mu: pings have to go, or the peer takes us for dead
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -78,7 +78,7 @@ func limitCases() (cs []limitCase) {
 	steps("keep/group", 1, MaxName, func(n int) Message { return keep(func(m *Keep) { m.Group = s("x", n) }) })
 	steps("kept/consistency", 0, 3, func(n int) Message { return &Kept{Consistency: uint8(n)} })
 	steps("kept/point", 0, MaxName, func(n int) Message { return &Kept{2, s("x", n), ""} })
-	steps("demand/class", 0, 3, func(n int) Message { return &Demand{Class: uint8(n)} })
+	steps("demand/class", 0, 4, func(n int) Message { return &Demand{Class: uint8(n)} })
 	steps("demand/want", 0, MaxSize, func(n int) Message { return &Demand{1, 0, uint64(n), 0} })
 	steps("demand/backlog", 0, MaxSize, func(n int) Message { return &Demand{1, 0, 0, uint64(n)} })
 	steps("grant/rate", 0, MaxSize, func(n int) Message { return &Grant{Rate: uint64(n), TTLMS: 1} })

@@ -288,7 +288,7 @@ type (
 	}
 	// Demand tells what the flow would send on the line of the connection that carries it.
 	Demand struct {
-		Class   uint8  // 0 nothing, 1 bulk, 2 delta, 3 cutover
+		Class   uint8  // 0 nothing, 1 bulk, 2 delta, 3 cutover, 4 the last delta of one
 		Serial  uint32 // of the last GRANT that is kept to
 		Want    uint64 // bytes/s of IP packets, at most MaxSize: as much as there is
 		Backlog uint64 // bytes that are known to wait

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"net"
 	"time"
 
@@ -9,7 +10,7 @@ import (
 
 // Pace holds the writers of connections to a rate. n counts bytes of the TCP stream, TLS included.
 type Pace interface {
-	// Ready waits until a frame may begin or done is closed. Other frames go meanwhile.
+	// Ready waits until a frame may begin or done is closed.
 	Ready(done <-chan struct{})
 	// Wait waits until n bytes may be sent or done is closed.
 	Wait(done <-chan struct{}, n int64)
@@ -21,6 +22,29 @@ type Pace interface {
 
 // SetPace makes DATA and PUT wait for p. It is called before anything is written.
 func (c *Conn) SetPace(p Pace) { c.pace = p }
+
+// Await waits until DATA or PUT may begin, or the connection is closed. When ctx ends before, it returns its error. Other frames go meanwhile: pings have to, or
+// the peer takes us for dead.
+func (c *Conn) Await(ctx context.Context) error {
+	if c.pace == nil {
+		return ctx.Err()
+	}
+	over, ready, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-ctx.Done():
+		case <-c.gone:
+		case <-ready:
+			return
+		}
+		close(over)
+	}()
+	c.pace.Ready(over)
+	close(ready)
+	<-ended
+	return ctx.Err()
+}
 
 // SetPatience sets how long the peer may be silent before it counts as gone; default 30 s. It is called before anything is read or written.
 func (c *Conn) SetPatience(d time.Duration) { c.dead = d }

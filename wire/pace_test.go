@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"net"
 	"testing"
 	"time"
@@ -10,28 +11,37 @@ import (
 type halted struct{ asked chan struct{} }
 
 func (h halted) Ready(done <-chan struct{}) {
-	close(h.asked)
+	h.asked <- struct{}{}
 	<-done
 }
 func (halted) Wait(<-chan struct{}, int64) {}
 func (halted) Spend(int64)                 {}
 func (halted) Slice() int                  { return recordSize }
 
-// TestHaltedLine: while no data may begin, a connection pings; Close ends the wait.
+// TestHaltedLine: while no data may begin, a connection pings; Close ends the wait, and so does whoever waits.
 func TestHaltedLine(t *testing.T) {
 	a, b := net.Pipe()
 	defer b.Close()
 	c, peer := NewConn(a), NewConn(b)
-	h := halted{make(chan struct{})}
+	h := halted{make(chan struct{}, 2)}
 	c.SetPace(h)
-	ended := make(chan error, 1)
-	go func() { ended <- c.Write(TypeData, 1, &Data{Plain: 1, Payload: []byte{1}}) }()
-	<-h.asked
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	await := func(ctx context.Context) {
+		go func() { ended <- c.Await(ctx) }()
+		<-h.asked
+	}
+	await(ctx)
 	go c.Write(TypeState, 2, &State{})
 	b.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if f, err := peer.ReadFrame(nil); err != nil || f.Type != TypeState {
 		t.Errorf("behind data that may not begin: %v, %v", f.Type, err)
 	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("data may begin although who waits for it has gone")
+	}
+	await(t.Context())
 	go func() {
 		for { // what Close says
 			if _, err := b.Read(make([]byte, 100)); err != nil {
@@ -40,7 +50,10 @@ func TestHaltedLine(t *testing.T) {
 		}
 	}()
 	c.Close()
-	if err := <-ended; err == nil {
+	if err := <-ended; err != nil {
+		t.Errorf("after Close: %v", err)
+	}
+	if err := c.Write(TypeData, 1, &Data{Plain: 1, Payload: []byte{1}}); err == nil {
 		t.Error("data was written to a closed connection")
 	}
 }

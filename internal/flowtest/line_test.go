@@ -86,6 +86,62 @@ func TestLineIsSet(t *testing.T) {
 	}
 }
 
+// A cutover whose writers stand still ends although the bytes of the month are spent meanwhile: they are counted, and both ends say what happens. A rehearsal is
+// given up, and nothing is lost.
+func TestCutoverBeyondTheMonth(t *testing.T) {
+	r := newRig(t, 8<<20, 0)
+	r.lined(shape.LineConfig{Timetable: shape.Timetable{Rate: 32 << 20}})
+	r.vol.write(0, 4<<20)
+	spend := false
+	r.deps = func(d *sender.Deps) {
+		d.Quiet = func(yes bool) {
+			if yes && spend { // just before the freeze
+				r.vol.write(0, 2<<20)
+				month := r.gw.Lines()[0].MonthBytes
+				_, err := r.gw.SetLine("idc", mover.LineSet{Month: &month})
+				must(t, err)
+			}
+		}
+	}
+	r.start()
+	r.sync()
+	spend = true
+	began := time.Now()
+	if rep, err := r.cutover(sender.CutoverOptions{Rehearse: true, Limit: 10 * time.Second, Deadline: time.Second}); err == nil {
+		t.Errorf("a rehearsal went beyond the month: %+v", rep)
+	}
+	if d := time.Since(began); d > 15*time.Second { // frames under way would take a minute and a half
+		t.Errorf("it was given up after %v", d)
+	}
+	_, err := r.gw.SetLine("idc", mover.LineSet{})
+	must(t, err)
+	r.sync()
+	why := make(chan string, 1)
+	go func() {
+		for range 2000 {
+			l := r.gw.Lines()[0]
+			if strings.Contains(l.Why, "the writers of a cutover stand still") && l.Allowed == 32<<20 && len(l.Leases) == 1 && l.Leases[0].Class == "final" {
+				why <- l.Why
+				return
+			}
+			time.Sleep(5 * time.Millisecond) // polling what a person would watch
+		}
+		why <- ""
+	}()
+	rep, err := r.cutover(sender.CutoverOptions{Limit: 10 * time.Second, Deadline: 20 * time.Second})
+	must(t, err)
+	if !rep.OK || !rep.Released {
+		t.Errorf("report %+v", rep)
+	}
+	if <-why == "" {
+		t.Errorf("the gateway did not say that its line is overdrawn: %+v", r.gw.Lines()[0])
+	}
+	if l := r.gw.Lines()[0]; l.MonthBytes < l.MonthLimit+2<<20 {
+		t.Errorf("carried %d of %d", l.MonthBytes, l.MonthLimit)
+	}
+	r.same()
+}
+
 // Nobody comes over a way that is no line.
 func TestNoLine(t *testing.T) {
 	r := newRig(t, 1<<20, 0)

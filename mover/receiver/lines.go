@@ -202,7 +202,11 @@ func (l *line) share(now time.Time) time.Duration {
 	if !l.set.Until.IsZero() && now.After(l.set.Until) {
 		l.shape.Set(l.config(now))
 	}
+	before := l.allowed.Beyond
 	l.allowed = l.shape.Allow(now, l.demanded(now))
+	if l.allowed.Beyond != before {
+		l.overdrawn()
+	}
 	safe := max(shape.Least, l.shape.Safe(now)/int64(max(1, len(l.s.flows))))
 	l.ledger.Share(now, l.allowed, func(c *conn, lease shape.Lease) {
 		latest(c.grants, &wire.Grant{Serial: lease.Serial, Rate: uint64(min(lease.Rate, wire.MaxSize)), TTLMS: l.ttl(now, c, lease), Safe: uint64(min(safe, wire.MaxSize)),
@@ -212,6 +216,22 @@ func (l *line) share(now time.Time) time.Duration {
 		l.save(now, true)
 	}
 	return max(time.Millisecond, min(shareEvery, l.shape.Border(now).Sub(now)))
+}
+
+// overdrawn says that a month is being, or was, overdrawn. mu is held.
+func (l *line) overdrawn() {
+	used := l.shape.Used()
+	attrs := []any{"line", l.cfg.Name, "carried", used.Bytes, "beyond", used.Bytes - l.shape.Config().Month}
+	if l.allowed.Beyond {
+		for c := range l.conns {
+			if _, ask, ok := l.ledger.Lease(c); ok && ask.Class == shape.Final {
+				attrs = append(attrs, "flow", c.f.key)
+			}
+		}
+		l.s.log.Warn("the bytes of the month are spent; the last delta of a cutover goes beyond them", attrs...)
+		return
+	}
+	l.s.log.Info("nobody goes beyond the bytes of the month any more", attrs...)
 }
 
 // settle is the time, beside the way to a source and back, until a new lease is kept to there: what its sockets hold goes first.
@@ -239,7 +259,7 @@ func (l *line) ttl(now time.Time, c *conn, lease shape.Lease) uint32 {
 
 // save keeps what has been carried; open: more may follow. mu is held.
 func (l *line) save(now time.Time, open bool) {
-	r := catalog.LineRecord{Name: l.cfg.Name, Used: l.shape.Used(), Set: l.set, Saved: now, Open: open, Allowed: min(max(l.allowed.Rate, l.allowed.Frozen), int64(l.used.PerSecond()*2))}
+	r := catalog.LineRecord{Name: l.cfg.Name, Used: l.shape.Used(), Set: l.set, Saved: now, Open: open, Allowed: min(l.allowed.Final, int64(l.used.PerSecond()*2))}
 	l.saved, l.dirty = now, false
 	if err := l.s.cat.PutLine(r); err != nil {
 		l.s.log.Error("what a line has carried cannot be kept", "line", l.cfg.Name, "error", err)
@@ -297,8 +317,9 @@ func (l *line) status(now time.Time) mover.LineStatus {
 	defer l.mu.Unlock()
 	l.count(now)
 	cfg, used := l.shape.Config(), l.shape.Used()
-	a := l.shape.Allow(now, l.demanded(now))
-	s := mover.LineStatus{Name: l.cfg.Name, Rate: cfg.Timetable.At(now), Allowed: bounded(max(a.Rate, a.Frozen)), Why: a.Why, Used: l.used.PerSecond(), Billing: cfg.Billing.Model.String(),
+	d := l.demanded(now)
+	a := l.shape.Allow(now, d)
+	s := mover.LineStatus{Name: l.cfg.Name, Rate: cfg.Timetable.At(now), Allowed: bounded(a.For(d)), Why: a.Why, Used: l.used.PerSecond(), Billing: cfg.Billing.Model.String(),
 		Peak: cfg.Billing.Peak, Burst: a.Burst, Month: used.Month, MonthBytes: used.Bytes, MonthLimit: cfg.Month, Spare: l.shape.Spare(now), Billed: l.shape.Billed(now)}
 	s.Changes, s.Next = cfg.Timetable.Next(now)
 	if l.set != (mover.LineSet{}) {

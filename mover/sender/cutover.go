@@ -62,11 +62,11 @@ func (c *cutover) run(ctx context.Context) error {
 	c.report = f.newReport(kind)
 	c.wireAt = f.link.view().out
 	f.mu.Lock()
-	f.view.cutover = true
+	f.view.cutover, f.view.final = true, !c.o.Rehearse
 	f.mu.Unlock()
 	err := c.all(ctx)
 	f.mu.Lock()
-	f.view.cutover = false
+	f.view.cutover, f.view.final = false, false
 	f.mu.Unlock()
 	f.closeReport(c.report, c.wireAt, err)
 	switch {

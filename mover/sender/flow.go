@@ -108,6 +108,9 @@ func (f *Flow) wants() (class shape.Class, backlog int64) {
 	}
 	if f.view.cutover {
 		class, backlog = shape.Cutover, max(backlog, f.view.pending/2)
+		if f.view.final && f.view.frozen {
+			class = shape.Final
+		}
 	}
 	return class, backlog
 }

@@ -16,6 +16,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/buffers"
@@ -75,7 +76,12 @@ func (pl *pipeline) send(ctx context.Context, p *pass) error {
 		g.Go(func() error { return r.pack(packed) })
 	}
 	g.Go(func() error { return r.watch(packed) })
+	ended := make(chan struct{})
+	var cut sync.WaitGroup
+	cut.Go(func() { r.cut(ctx, ended) })
 	err := g.Wait()
+	close(ended)
+	cut.Wait()
 	finish()
 	pl.link.handle(nil)
 	r.giveBack()
@@ -96,6 +102,33 @@ func (r *run) watch(ctx context.Context) error {
 		return fatal
 	}
 	return errDown
+}
+
+// cutAfter is how long frames that are under way may take to end when nobody waits for them any more.
+const cutAfter = 2 * time.Second
+
+// cut closes the connections on which frames still crawl along when the run was told to end: at what a halted line bears they would take minutes, and whoever
+// has to thaw, to pause or to stop would wait for them.
+func (r *run) cut(ctx context.Context, ended <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+	case <-ended:
+		return
+	}
+	t := time.NewTimer(cutAfter)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ended:
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for b := range r.flight {
+		if b.writing > 0 && b.conn != nil {
+			go b.conn.Close()
+		}
+	}
 }
 
 // giveBack puts everything that is not acked back into the pass. All goroutines of the run have ended, and no reader calls any more.

@@ -25,7 +25,7 @@ func (r *run) worker(ctx context.Context) error {
 
 func (r *run) begin(ctx context.Context, b *batch) error {
 	if b.shape == bare {
-		return r.sendBare(b)
+		return r.sendBare(ctx, b)
 	}
 	if r.p.sealed.Load() {
 		return fmt.Errorf("%w: pass %v would be read again after its moment", sentinel.ErrCorrupt, r.p.id)
@@ -65,12 +65,12 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 		return r.toPacker(ctx, b)
 	}
 	if b.shape == checked && b.seq == 0 {
-		return r.check(b)
+		return r.check(ctx, b)
 	}
 	if allZero(b) {
 		return r.toPacker(ctx, b)
 	}
-	return r.offer(b)
+	return r.offer(ctx, b)
 }
 
 // remember puts the digests of leaves that were read in full into the source's table. Leaves that are still free at the target
@@ -110,7 +110,7 @@ func allZero(b *batch) bool {
 }
 
 // check asks whether the group differs at all.
-func (r *run) check(b *batch) error {
+func (r *run) check(ctx context.Context, b *batch) error {
 	d, ok := r.table.Group(b.group)
 	if !ok {
 		return fmt.Errorf("%w: digest table: group %d is not known after it was read", sentinel.ErrCorrupt, b.group)
@@ -119,15 +119,20 @@ func (r *run) check(b *batch) error {
 	r.mu.Lock()
 	r.checks[seq], b.ask = b, seq
 	r.mu.Unlock()
-	return r.write(b, asked, false, wire.TypeCheck, seq, &wire.Check{First: uint64(b.group), Digests: []digest.Digest{d}})
+	return r.write(ctx, b, asked, false, wire.TypeCheck, seq, &wire.Check{First: uint64(b.group), Digests: []digest.Digest{d}})
 }
 
-// write picks a connection and sends a frame of b.
-func (r *run) write(b *batch, s stage, withSeq bool, t wire.Type, seq uint32, m wire.Message) error {
+// write picks a connection and sends a frame of b. When ctx ends while the line lets nothing begin, b stays where it is.
+func (r *run) write(ctx context.Context, b *batch, s stage, withSeq bool, t wire.Type, seq uint32, m wire.Message) error {
 	c, err := r.link.pick()
 	if err != nil {
 		r.redo(b)
 		return err
+	}
+	if t.Bulk() {
+		if err := c.Await(ctx); err != nil {
+			return err
+		}
 	}
 	if !r.attach(b, c, s, withSeq) {
 		r.redo(b)
@@ -149,9 +154,9 @@ func ours(err error) error {
 	return nil
 }
 
-func (r *run) offer(b *batch) error {
+func (r *run) offer(ctx context.Context, b *batch) error {
 	b.counts, b.final, b.payload = mover.Counts{Offered: uint64(len(b.digests))}, false, 0
-	return r.write(b, asked, true, wire.TypeOffer, 0, &wire.Offer{Runs: b.leafRuns(), Digests: b.digests})
+	return r.write(ctx, b, asked, true, wire.TypeOffer, 0, &wire.Offer{Runs: b.leafRuns(), Digests: b.digests})
 }
 
 // toPacker queues what is put.
@@ -165,9 +170,9 @@ func (r *run) toPacker(ctx context.Context, b *batch) error {
 	}
 }
 
-func (r *run) sendBare(b *batch) error {
+func (r *run) sendBare(ctx context.Context, b *batch) error {
 	b.counts, b.final = mover.Counts(wire.CountItems(b.items)), true
-	return r.write(b, sending, true, wire.TypePut, 0, &wire.Put{Items: b.items, Digest: digest.Sum(nil)})
+	return r.write(ctx, b, sending, true, wire.TypePut, 0, &wire.Put{Items: b.items, Digest: digest.Sum(nil)})
 }
 
 // pack sends what is needed.
@@ -183,7 +188,7 @@ func (r *run) pack(ctx context.Context) error {
 		}
 		var err error
 		if len(b.need) == 0 && b.shape == offered && len(b.bad) == 0 && !allZero(b) {
-			err = r.offer(b) // its group differs
+			err = r.offer(ctx, b) // its group differs
 		} else {
 			err = r.transmit(ctx, b, scratch)
 		}
@@ -214,7 +219,7 @@ func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 		r.release(b)
 	}
 	defer r.packer.meter.write(len(payload))()
-	return r.write(b, sending, true, wire.TypePut, 0,
+	return r.write(ctx, b, sending, true, wire.TypePut, 0,
 		&wire.Put{Items: b.items, Codec: codec, Plain: uint32(len(plain)), Digest: sum, Payload: payload})
 }
 
@@ -232,6 +237,12 @@ func (r *run) transmitData(ctx context.Context, b *batch, scratch *[]byte) error
 	b.writing++
 	c := b.conn // stays: whoever loses it leaves a batch in stage sending to its packer
 	r.mu.Unlock()
+	if err := c.Await(ctx); err != nil {
+		r.mu.Lock()
+		b.writing--
+		r.mu.Unlock()
+		return err
+	}
 	defer r.packer.meter.write(len(payload))()
 	err := c.Write(wire.TypeData, b.seq, &wire.Data{Codec: codec, Plain: uint32(len(plain)), Payload: payload})
 	r.wrote(b, c, err)

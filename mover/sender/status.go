@@ -20,6 +20,7 @@ type view struct {
 	cutover      bool // one is under way, or a recovery point
 	pointing     bool // it is a recovery point
 	frozen       bool // writers are stopped by it
+	final        bool // it is no rehearsal: its last bytes are worth going beyond a month's
 
 	totals          mover.Counts
 	passes, rescans int64
