@@ -1,8 +1,11 @@
 package wire
 
-import "math/bits"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
-// CHECK, DIFFER, LEAVES, OFFER, NEED, DATA, PUT, ACK: what a pass consists of. Decoding these into a message that is used
+// CHECK, DIFFER, LEAVES, OFFER, NEED, PRINTS, PAGES, DATA, AGAIN, PUT, ACK: what a pass consists of. Decoding these into a message that is used
 // again allocates nothing.
 
 func (m *Check) Append(b []byte) []byte {
@@ -86,14 +89,23 @@ func (m *Differ) check() error {
 }
 
 func (m *Need) Append(b []byte) []byte {
-	return u16(u16(append(u16(b, m.N), m.Bitmap...), m.Same), m.Copied)
+	b = u16(u16(append(u16(b, m.N), m.Bitmap...), m.Same), m.Copied)
+	if m.Flags != 0 { // older peers know none
+		b = append(b, m.Flags)
+	}
+	return b
 }
 
 func (m *Need) Decode(b []byte) error {
 	s := scan{b: b}
 	m.N = s.u16()
 	m.Bitmap = append(m.Bitmap[:0], s.take(BitmapSize(int(m.N)))...)
-	m.Same, m.Copied = s.u16(), s.u16()
+	m.Same, m.Copied, m.Flags = s.u16(), s.u16(), 0
+	if len(s.b) > 0 {
+		if m.Flags = s.u8(); m.Flags == 0 {
+			return protocol(TypeNeed, "flags of 0 are left out")
+		}
+	}
 	return s.end(TypeNeed, m)
 }
 
@@ -102,8 +114,51 @@ func (m *Need) check() error {
 	if err == nil && set+int(m.Same)+int(m.Copied) > int(m.N) {
 		err = protocol(TypeNeed, "%d leaves: %d needed, %d same, %d copied", m.N, set, m.Same, m.Copied)
 	}
+	if err == nil && (m.Flags&^FlagPrints != 0 || m.Flags != 0 && set == 0) {
+		err = protocol(TypeNeed, "flags %#x with %d needed", m.Flags, set)
+	}
 	return err
 }
+
+func (m *Prints) Append(b []byte) []byte {
+	b = u16(b, uint16(len(m.Prints)))
+	for _, p := range m.Prints {
+		b = u64(b, p)
+	}
+	return b
+}
+
+func (m *Prints) Decode(b []byte) error {
+	s := scan{b: b}
+	n := int(s.u16())
+	m.Prints = m.Prints[:0]
+	for p := s.take(8 * n); len(p) > 0; p = p[8:] {
+		m.Prints = append(m.Prints, binary.BigEndian.Uint64(p))
+	}
+	return s.end(TypePrints, m)
+}
+
+func (m *Prints) check() error {
+	return checkCount(TypePrints, "pages", len(m.Prints), 1, MaxPages)
+}
+
+func (m *Pages) Append(b []byte) []byte { return append(u16(b, m.N), m.Bitmap...) }
+
+func (m *Pages) Decode(b []byte) error {
+	s := scan{b: b}
+	m.N = s.u16()
+	m.Bitmap = append(m.Bitmap[:0], s.take(BitmapSize(int(m.N)))...)
+	return s.end(TypePages, m)
+}
+
+func (m *Pages) check() error {
+	_, err := checkBitmap(TypePages, m.Bitmap, int(m.N), MaxPages)
+	return err
+}
+
+func (m *Again) Append(b []byte) []byte { return b }
+func (m *Again) Decode(b []byte) error  { return (&scan{b: b}).end(TypeAgain, m) }
+func (m *Again) check() error           { return nil }
 
 func (m *Offer) Append(b []byte) []byte {
 	b = u16(b, uint16(len(m.Runs)))

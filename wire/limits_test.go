@@ -96,7 +96,10 @@ func limitCases() (cs []limitCase) {
 	steps("leaves/leaves", 1, MaxLeaves, func(n int) Message { return &Leaves{0, some(n)} })
 	steps("differ/bits", 1, MaxGroups, func(n int) Message { return &Differ{uint16(n), make([]byte, BitmapSize(n))} })
 	steps("need/bits", 1, MaxLeaves, func(n int) Message { return &Need{N: uint16(n), Bitmap: make([]byte, BitmapSize(n))} })
-	steps("need/sum", 0, 10, func(n int) Message { return &Need{11, []byte{1, 0}, uint16(n) / 2, uint16(n) - uint16(n)/2} })
+	steps("need/sum", 0, 10, func(n int) Message { return &Need{11, []byte{1, 0}, uint16(n) / 2, uint16(n) - uint16(n)/2, 0} })
+	steps("need/flags", 0, 1, func(n int) Message { return &Need{N: 1, Bitmap: []byte{1}, Flags: uint8(n)} })
+	steps("prints/pages", 1, MaxPages, func(n int) Message { return &Prints{make([]uint64, n)} })
+	steps("pages/bits", 1, MaxPages, func(n int) Message { return &Pages{uint16(n), make([]byte, BitmapSize(n))} })
 	steps("offer/leaves in a run", 1, MaxLeaves, func(n int) Message { return &Offer{[]Run{{0, uint16(n)}}, some(n)} })
 	steps("offer/runs", 1, MaxLeaves, func(n int) Message {
 		m := &Offer{Digests: some(n)}
@@ -144,6 +147,8 @@ func limitCases() (cs []limitCase) {
 	bad("offer/far", &Offer{[]Run{{MaxSize + 1, 1}}, some(1)})
 	bad("differ/unused bits", &Differ{9, []byte{0, 2}})
 	bad("need/unused bits", &Need{N: 1, Bitmap: []byte{3}})
+	bad("need/prints of nothing", &Need{N: 1, Bitmap: []byte{0}, Flags: FlagPrints})
+	bad("pages/unused bits", &Pages{N: 1, Bitmap: []byte{3}})
 	bad("put/empty item", &Put{Items: []Item{{ItemZero, 0, 0}}})
 	bad("put/overlap", &Put{Items: []Item{{ItemZero, 0, 10}, {ItemZero, 9, 1}}})
 	bad("put/order", &Put{Items: []Item{{ItemZero, 10, 10}, {ItemZero, 0, 1}}})
@@ -180,6 +185,9 @@ func TestExactLength(t *testing.T) {
 		for _, bad := range [][]byte{p[:max(0, len(p)-1)], append(p[:len(p):len(p)], 0)} {
 			if len(bad) == len(p) {
 				continue // STATE has nothing to lose
+			}
+			if s.file == "need-prints" && len(bad) < len(p) {
+				continue // a NEED without flags
 			}
 			if err := New(TypeOf(s.m)).Decode(bad); !errors.Is(err, sentinel.ErrProtocol) {
 				t.Errorf("%s with %d of %d bytes: %v", s.file, len(bad), len(p), err)

@@ -40,18 +40,22 @@ const (
 	TypeKept
 	TypeDemand
 	TypeGrant
+	TypePrints
+	TypePages
+	TypeAgain
 )
 
 // Limits of the protocol.
 const (
 	HeaderSize   = 12
-	MaxPayload   = 8<<20 + 64<<10 // bytes of a frame's payload
-	MaxPlain     = 4 << 20        // plain bytes of a batch
-	MaxLeaves    = 256            // leaves of an offer
-	MaxItems     = 1024           // items of a put
-	MaxRanges    = 4096           // seq ranges of an ack
-	MaxOpened    = 65536          // seq ranges of an OPENED
-	MaxGroups    = 4096           // groups of a check
+	MaxPayload   = 8<<20 + 64<<10  // bytes of a frame's payload
+	MaxPlain     = 4 << 20         // plain bytes of a batch
+	MaxLeaves    = 256             // leaves of an offer
+	MaxItems     = 1024            // items of a put
+	MaxPages     = MaxPlain / 4096 // pages of the needed leaves of an offer
+	MaxRanges    = 4096            // seq ranges of an ack
+	MaxOpened    = 65536           // seq ranges of an OPENED
+	MaxGroups    = 4096            // groups of a check
 	MaxConns     = 16
 	MaxName      = 128
 	MaxIdentity  = 512
@@ -60,6 +64,7 @@ const (
 	CapZstd      = 1 << 0
 	CapKeep      = 1 << 1 // KEEP and KEPT are understood
 	CapShape     = 1 << 2 // DEMAND and GRANT are understood; the gateway's: it shares a line out
+	CapPages     = 1 << 3 // PRINTS, PAGES and AGAIN are understood
 	KeepaliveMS  = 10_000
 	DeadMS       = 30_000
 	ALPN         = "mover/1"
@@ -69,6 +74,7 @@ const (
 	FlagProven   = 1 << 0     // COMMIT
 	FlagRehearse = 1 << 0     // KEEP
 	FlagCutover  = 1 << 1     // KEEP
+	FlagPrints   = 1 << 0     // NEED: the prints of what is needed may save some of it
 	CodecPlain   = 0
 	CodecZstd    = 1
 	ScopeTouched = 1
@@ -200,8 +206,18 @@ type (
 		N            uint16
 		Bitmap       []byte
 		Same, Copied uint16
+		Flags        uint8
 	}
-	// Data carries the leaves that were needed.
+	// Prints answers a Need that asks for it: the print of each page of 4 KiB of the needed leaves, in order. Only the last page may be short.
+	Prints struct{ Prints []uint64 }
+	// Pages answers Prints.
+	Pages struct {
+		N      uint16
+		Bitmap []byte // pages that DATA has to bring
+	}
+	// Again answers Data: a leaf made of pages that were found is not what was offered. The batch is offered once more.
+	Again struct{}
+	// Data carries the leaves that were needed, or, after Pages, what was needed of them.
 	Data struct {
 		Codec   uint8
 		Plain   uint32

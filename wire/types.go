@@ -37,7 +37,7 @@ var kinds = [...]struct {
 	TypeCheck:     {"CHECK", 10 + 32, 10 + MaxGroups*32, free},
 	TypeDiffer:    {"DIFFER", 3, 2 + MaxGroups/8, free},
 	TypeOffer:     {"OFFER", 2 + runSize + 32, 2 + MaxLeaves*(runSize+32), inBatch},
-	TypeNeed:      {"NEED", 7, 6 + MaxLeaves/8, inBatch},
+	TypeNeed:      {"NEED", 7, 7 + MaxLeaves/8, inBatch},
 	TypeData:      {"DATA", 6, 5 + MaxPlain, inBatch},
 	TypePut:       {"PUT", 2 + itemSize + 37, MaxBulk, inBatch},
 	TypeAck:       {"ACK", 2 + rangeSize, 2 + MaxRanges*rangeSize, alone},
@@ -56,6 +56,9 @@ var kinds = [...]struct {
 	TypeKept:      {"KEPT", 5, 5 + MaxName + MaxText, free},
 	TypeDemand:    {"DEMAND", 21, 21, alone},
 	TypeGrant:     {"GRANT", 28, 28 + MaxName + MaxText, alone},
+	TypePrints:    {"PRINTS", 2 + 8, 2 + MaxPages*8, inBatch},
+	TypePages:     {"PAGES", 3, 2 + MaxPages/8, inBatch},
+	TypeAgain:     {"AGAIN", 0, 0, inBatch},
 }
 
 // Known tells whether version 1 has this type.
@@ -134,6 +137,12 @@ func TypeOf(m Message) Type {
 		return TypeDemand
 	case *Grant:
 		return TypeGrant
+	case *Prints:
+		return TypePrints
+	case *Pages:
+		return TypePages
+	case *Again:
+		return TypeAgain
 	}
 	return 0
 }
@@ -201,6 +210,12 @@ func New(t Type) Message {
 		return new(Demand)
 	case TypeGrant:
 		return new(Grant)
+	case TypePrints:
+		return new(Prints)
+	case TypePages:
+		return new(Pages)
+	case TypeAgain:
+		return new(Again)
 	}
 	return nil
 }
