@@ -16,8 +16,8 @@ type ID = blockdev.ID
 type Counts struct {
 	Offered    uint64 // leaves offered
 	Same       uint64 // leaves that the target had at that place
-	Copied     uint64 // leaves found on another place of the tenant
-	Sent       uint64 // leaves sent
+	Copied     uint64 // leaves found on another place of the tenant, as a whole or by all of their pages
+	Sent       uint64 // leaves sent, or of which a page was sent
 	Put        uint64 // bytes of parts of leaves
 	Zero       uint64 // bytes put as zeros
 	Free       uint64 // bytes put as free

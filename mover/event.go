@@ -50,7 +50,7 @@ type Moved struct {
 	Free       int64 `json:"free_bytes"`       // free space of filesystems, by their own word
 	Zero       int64 `json:"zero_bytes"`       // zeros, told without data
 	Same       int64 `json:"same_bytes"`       // the target had them at that place
-	Copied     int64 `json:"copied_bytes"`     // found elsewhere at the gateway
+	Copied     int64 `json:"copied_bytes"`     // found elsewhere at the gateway, also single pages of leaves
 	Unreadable int64 `json:"unreadable_bytes"` // skipped on the operator's word
 	Sent       int64 `json:"sent_bytes"`       // before compression
 	Payload    int64 `json:"payload_bytes"`    // the same, compressed

@@ -72,7 +72,7 @@ func history(t *testing.T, seed uint64) {
 func step(t *testing.T, r *rig, rnd *rand.Rand) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(60))*time.Millisecond)
 	defer cancel()
-	switch rnd.IntN(9) {
+	switch rnd.IntN(10) {
 	case 0:
 		r.stopSource()
 		r.startSource()
@@ -99,6 +99,13 @@ func step(t *testing.T, r *rig, rnd *rand.Rand) {
 		if _, err := r.flow.Verify(ctx, sender.VerifyOptions{All: rnd.IntN(2) == 0}, nil); errors.Is(err, sentinel.ErrDiffer) {
 			t.Errorf("verify: %v", err)
 		}
+	case 8: // content moves, to other offsets of the grid of leaves
+		whole := r.vol.Size() / granule
+		from, to := rnd.Int64N(whole)*granule, rnd.Int64N(whole)*granule
+		b := make([]byte, min(rnd.Int64N(2<<20), r.vol.Size()-max(from, to))/512*512)
+		_, err := r.vol.Mem.ReadAt(b, from)
+		must(t, err)
+		r.vol.writeBytes(b, to)
 	default:
 		_ = r.flow.Sync(ctx)
 	}

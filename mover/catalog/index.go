@@ -28,7 +28,7 @@ type Place struct {
 	Leaf int64
 }
 
-// Index maps the content of leaves to places, apart for each tenant. It is never synced: what it says is checked before use, so
+// Index maps the content of leaves, and of some pages, to places, apart for each tenant. It is never synced: what it says is checked before use, so
 // losing entries costs only wire bytes. Safe for concurrent use.
 type Index struct {
 	dir string
@@ -40,6 +40,7 @@ type Index struct {
 	closing  atomic.Bool // whoever recalls has to end
 
 	seen *seen
+	near *near
 
 	use sync.RWMutex // held for reading while db is used
 	db  *pebble.DB   // nil: given up
@@ -100,8 +101,8 @@ func newIndex(dir string, log *slog.Logger) *Index {
 }
 
 func (x *Index) open(memory int64, log *slog.Logger) (err error) {
-	x.seen = newSeen(memory / 4)
-	cache := pebble.NewCache(memory / 4)
+	x.seen, x.near = newSeen(memory/4), newNear(memory/16)
+	cache := pebble.NewCache(memory/4 - memory/16)
 	defer cache.Unref()
 	o := &pebble.Options{
 		Cache: cache,
@@ -225,14 +226,24 @@ func (l pebbleLog) Fatalf(f string, a ...any) {
 	runtime.Goexit()
 }
 
-func appendKey(b []byte, tenant string, d digest.Digest) []byte {
+// What a key is about. Names hold neither byte, so no tenant's keys are another's (C12).
+const (
+	aboutLeaf = 0
+	aboutPage = 1
+)
+
+func appendKey(b []byte, tenant string, about byte, d digest.Digest) []byte {
 	b = append(b, tenant...)
-	b = append(b, 0) // names hold no zero byte, so no tenant's keys are another's (C12)
+	b = append(b, about)
 	return append(b, d[:keyDigest]...)
 }
 
 // Lookup fills out[i] with the place of ds[i], or the zero Place. Damage means "not found".
 func (x *Index) Lookup(tenant string, ds []digest.Digest, out []Place) {
+	x.lookup(tenant, aboutLeaf, ds, out)
+}
+
+func (x *Index) lookup(tenant string, about byte, ds []digest.Digest, out []Place) {
 	clear(out)
 	scope := scopeHash(tenant)
 	if !slices.ContainsFunc(ds, func(d digest.Digest) bool { return x.seen.may(scope, d) }) {
@@ -244,7 +255,7 @@ func (x *Index) Lookup(tenant string, ds []digest.Digest, out []Place) {
 			if !x.seen.may(scope, d) {
 				continue
 			}
-			key = appendKey(key[:0], tenant, d)
+			key = appendKey(key[:0], tenant, about, d)
 			v, closer, err := db.Get(key)
 			if errors.Is(err, pebble.ErrNotFound) {
 				continue
@@ -263,6 +274,10 @@ func (x *Index) Lookup(tenant string, ds []digest.Digest, out []Place) {
 
 // Add tells that the flow's leaves from first hold ds. Unknown, Free and skip (the leaf of zeros) are left out.
 func (x *Index) Add(tenant string, flow uint32, first int64, ds []digest.Digest, skip digest.Digest) {
+	x.add(tenant, aboutLeaf, flow, ds, skip, func(i int) int64 { return first + int64(i) })
+}
+
+func (x *Index) add(tenant string, about byte, flow uint32, ds []digest.Digest, skip digest.Digest, at func(i int) int64) {
 	if x.bad.Load() || !x.room() {
 		return
 	}
@@ -277,9 +292,9 @@ func (x *Index) Add(tenant string, flow uint32, first int64, ds []digest.Digest,
 			if d == digest.Unknown || d == digest.Free || d == skip {
 				continue
 			}
-			binary.BigEndian.PutUint64(v[4:], uint64(first)+uint64(i))
+			binary.BigEndian.PutUint64(v[4:], uint64(at(i)))
 			x.seen.add(scope, d[:keyDigest]) // before the store has it, so that nothing in there is denied
-			key = appendKey(key[:0], tenant, d)
+			key = appendKey(key[:0], tenant, about, d)
 			if err := b.Set(key, v[:], nil); err != nil {
 				return err
 			}

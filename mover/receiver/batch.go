@@ -23,7 +23,9 @@ type offer struct {
 	items   []wire.Item // what was resolved without data, then what is needed
 	need    int         // items[need:] are needed
 	leaves  []digest.Digest
-	plain   int // bytes of the needed leaves
+	plain   int         // bytes of the needed leaves
+	asked   bool        // PRINTS may come
+	found   []foundPage // pages of the needed leaves that DATA does not bring, ascending
 	counts  mover.Counts
 	size    int // memory, about
 }
@@ -102,6 +104,10 @@ func (c *conn) handleOffer(seq uint32, m *wire.Offer) error {
 			if err := c.remember(seq, o); err != nil {
 				return err
 			}
+			// Of a batch that was seen before the leaves come whole: what was found for it may have been the trouble.
+			if o.asked = c.pages && c.offerBytes < maxOffers/4 && !seenBefore && !c.s.cfg.NoDedup && c.f.paying.ask(); o.asked {
+				r.need.Flags = wire.FlagPrints
+			}
 		}
 		if err := c.wc.Write(wire.TypeNeed, seq, &r.need); err != nil {
 			return &lineError{err}
@@ -122,7 +128,7 @@ func (e *lineError) Unwrap() error { return e.error }
 func (o *offer) bytes() int64 { return int64(o.counts.Offered) * leafSize }
 
 func (c *conn) remember(seq uint32, o *offer) error {
-	o.size = 160 + len(o.items)*24 + len(o.leaves)*digest.Size
+	o.size = 160 + len(o.items)*24 + len(o.leaves)*digest.Size + len(o.found)*24
 	if c.offerBytes+o.size > maxOffers {
 		return fmt.Errorf("source has %d offers open on one connection and ignores its window: %w", len(c.offers), sentinel.ErrProtocol)
 	}
@@ -148,10 +154,14 @@ func (p *pass) putResolved(ctx ctxt, seq uint32, o *offer, r *resolved) error {
 		return nil
 	}
 	b := catalog.Batch{Counts: o.counts, Items: o.items[:o.need], Leaves: r.copiedLeaves}
-	if n := len(r.copied()); n > 0 {
-		b.Parts = []catalog.Part{{Codec: wire.CodecPlain, Plain: uint32(n), Size: uint32(n)}}
+	if len(r.copied()) > 0 {
+		b.Parts = []catalog.Part{plainPart(r.copied())}
 	}
 	return p.stage(seq, o.attempt, final, &b, r.copied())
+}
+
+func plainPart(b []byte) catalog.Part {
+	return catalog.Part{Codec: wire.CodecPlain, Plain: uint32(len(b)), Size: uint32(len(b))}
 }
 
 // stage appends a part of a batch to the log.
@@ -175,16 +185,22 @@ func (c *conn) handleData(seq uint32, m *wire.Data) error {
 		return fmt.Errorf("data of batch %d, for which nothing was needed: %w", seq, sentinel.ErrProtocol)
 	}
 	c.forget(seq)
-	if int(m.Plain) != o.plain {
-		return fmt.Errorf("data of batch %d has %d bytes, %d were needed: %w", seq, m.Plain, o.plain, sentinel.ErrProtocol)
+	if want := o.data(); int(m.Plain) != want {
+		return fmt.Errorf("data of batch %d has %d bytes, %d were needed: %w", seq, m.Plain, want, sentinel.ErrProtocol)
 	}
-	plain, release, err := c.s.decode(c.ctx, m.Codec, m.Plain, m.Payload)
+	plain, release, err := c.assemble(o, m)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := checkLeaves(plain, o.leaves); err != nil { // C7
+	if again, err := o.check(plain); err != nil { // C7
 		return fmt.Errorf("batch %d: %w", seq, err)
+	} else if again {
+		c.s.metrics.pageMismatches.Add(1)
+		if err := c.wc.Write(wire.TypeAgain, seq, &wire.Again{}); err != nil {
+			return &lineError{err}
+		}
+		return nil
 	}
 	return c.inPass(func(p *pass) error {
 		if p != o.pass {
@@ -203,7 +219,11 @@ func (c *conn) handleData(seq uint32, m *wire.Data) error {
 		} else {
 			b := catalog.Batch{Counts: o.counts, Items: o.items[o.need:], Leaves: o.leaves,
 				Parts: []catalog.Part{{Codec: m.Codec, Plain: m.Plain, Size: uint32(len(m.Payload))}}}
-			err = p.stage(seq, o.attempt, true, &b, m.Payload)
+			payload := m.Payload
+			if len(o.found) > 0 { // where they were found may be written to before the log is applied
+				b.Parts[0], payload = plainPart(plain), plain
+			}
+			err = p.stage(seq, o.attempt, true, &b, payload)
 		}
 		if err == nil {
 			p.complete(doneBatch{conn: c, seq: seq, attempt: o.attempt, counts: o.counts, items: o.items, bytes: o.bytes()})

@@ -27,7 +27,25 @@ type client struct {
 	welcome wire.Welcome
 	acked   wire.SeqSet
 	req     uint32
+
+	prints func(plain []byte) []uint64 // what it says to a NEED that asks; nil: it does not know PRINTS
+	pages  wire.Pages                  // last answer
+	todo   []uint32                    // AGAIN has come
+	agains int
+	s      *src   // of the last send
+	p      *spass // of the last send
 }
+
+// dialPages is a source that tells prints.
+func (r *rig) dialPages(tenant, host, flow string) *client {
+	r.t.Helper()
+	c, err := r.dialWith(tenant, host, newID(), flow, wire.CapZstd|wire.CapPages)
+	must(r.t, err)
+	c.prints = truth
+	return c
+}
+
+func truth(plain []byte) []uint64 { return chunker.Prints(plain, nil) }
 
 func (r *rig) dial(link [16]byte, flow string) (*client, error) {
 	return r.dialAs("acme", "db1", link, flow)
@@ -95,6 +113,9 @@ func (c *client) next() (wire.Frame, error) {
 			continue
 		case wire.TypeNotice:
 			continue
+		case wire.TypeAgain:
+			c.todo, c.agains = append(c.todo, f.Seq), c.agains+1
+			continue
 		}
 		return f, nil
 	}
@@ -126,9 +147,21 @@ func (c *client) askSeq(seq uint32, t wire.Type, m wire.Message, answer wire.Mes
 
 func (c *client) waitAcks(n int) error {
 	for c.acked.Len() < n {
+		if len(c.todo) > 0 {
+			seq := c.todo[0]
+			c.todo = c.todo[1:]
+			if err := c.send(c.s, c.p, int(seq-1)); err != nil {
+				return err
+			}
+			continue
+		}
 		f, err := c.wc.ReadFrame(nil)
 		if err != nil {
 			return err
+		}
+		if f.Type == wire.TypeAgain {
+			c.todo, c.agains = append(c.todo, f.Seq), c.agains+1
+			continue
 		}
 		if f.Type != wire.TypeAck {
 			return fmt.Errorf("%v instead of ACK", f.Type)
@@ -207,6 +240,7 @@ func pack(plain []byte) (uint8, []byte) {
 func (c *client) send(s *src, p *spass, i int) error {
 	b := &p.batches[i]
 	seq := uint32(i + 1)
+	c.s, c.p = s, p
 	if len(b.items) > 0 {
 		return c.put(s, p, seq, b)
 	}
@@ -238,6 +272,12 @@ func (c *client) send(s *src, p *spass, i int) error {
 			cnt.Sent++
 		}
 	}
+	if need.Flags&wire.FlagPrints != 0 && c.prints != nil {
+		var err error
+		if plain, err = c.trim(seq, plain, &cnt); err != nil {
+			return err
+		}
+	}
 	p.counts[i] = cnt
 	if len(plain) == 0 {
 		return nil
@@ -245,6 +285,35 @@ func (c *client) send(s *src, p *spass, i int) error {
 	d := &wire.Data{Plain: uint32(len(plain))}
 	d.Codec, d.Payload = pack(plain)
 	return c.bulk(wire.TypeData, seq, d)
+}
+
+// trim tells prints and leaves out what the gateway has found.
+func (c *client) trim(seq uint32, plain []byte, cnt *mover.Counts) ([]byte, error) {
+	prints := c.prints(plain)
+	if prints == nil {
+		return plain, nil
+	}
+	if err := c.askSeq(seq, wire.TypePrints, &wire.Prints{Prints: prints}, &c.pages); err != nil {
+		return nil, err
+	}
+	if int(c.pages.N) != len(prints) {
+		return nil, fmt.Errorf("%d pages, not %d", c.pages.N, len(prints))
+	}
+	var rest []byte
+	for at := 0; at < len(plain); at += leafSize {
+		any := false
+		for off := at; off < min(at+leafSize, len(plain)); off += pageSize {
+			if wire.Bit(c.pages.Bitmap, off/pageSize) {
+				any = true
+				rest = append(rest, plain[off:min(off+pageSize, len(plain))]...)
+			}
+		}
+		if !any {
+			cnt.Sent--
+			cnt.Copied++
+		}
+	}
+	return rest, nil
 }
 
 func (c *client) put(s *src, p *spass, seq uint32, b *batch) error {

@@ -25,6 +25,7 @@ type conn struct {
 	host   string    // TENANT/HOST that it counts for; empty: not admitted
 	line   *line     // that it comes over; may be nil
 	grants chan *wire.Grant
+	pages  bool // the source knows PRINTS
 
 	// offers are what NEED asked for and DATA has to bring. Used by the handler only.
 	offers     map[uint32]*offer
@@ -125,7 +126,8 @@ func (c *conn) open(h *wire.Hello) error {
 	c.link = l
 	context.AfterFunc(l.ctx, c.cancel)
 	if err = f.ready(ctx); err == nil {
-		can := uint64(wire.CapZstd | wire.CapKeep)
+		can := uint64(wire.CapZstd | wire.CapKeep | wire.CapPages)
+		c.pages = h.Capabilities&wire.CapPages != 0
 		if c.line != nil {
 			can |= wire.CapShape
 			if fresh && h.Capabilities&wire.CapShape == 0 {
@@ -344,6 +346,8 @@ func (c *conn) handle(in inFrame) error {
 		return c.handleOffer(in.seq, m)
 	case *wire.Data:
 		return c.handleData(in.seq, m)
+	case *wire.Prints:
+		return c.handlePrints(in.seq, m)
 	case *wire.Put:
 		return c.handlePut(in.seq, m)
 	case *wire.Check:

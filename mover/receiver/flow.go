@@ -44,6 +44,8 @@ type flow struct {
 	recMu   sync.Mutex   // held while the record is changed, so that no change is lost
 	granted atomic.Int64 // bytes of the volume that the policy has let pass
 
+	prints   atomic.Pointer[catalog.Prints] // of the target's pages; nil: none
+	paying   paying
 	targetMu sync.RWMutex // other flows read candidates under a read lock; closing takes the write lock
 
 	mu         sync.Mutex // guards all below
@@ -261,6 +263,7 @@ func (f *flow) openTable(size int64) error {
 			return err
 		}
 	}
+	f.openPrints()
 	f.touched = extent.NewSet(size, touchGranule(size))
 	f.allTouched.Store(true)
 	for _, e := range rec.Unreadable {
@@ -286,7 +289,7 @@ func (f *flow) teardown() {
 		f.table = nil
 		f.mu.Unlock()
 	}
-	errs = append(errs, f.closeTarget())
+	errs = append(errs, f.prints.Swap(nil).Close(), f.closeTarget())
 	if err := errors.Join(errs...); err != nil {
 		f.log.Warn("closing the flow", "error", err)
 	}

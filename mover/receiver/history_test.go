@@ -64,7 +64,20 @@ func (h *history) connect() *client {
 	if h.c != nil {
 		h.c.close()
 	}
-	h.c = h.r.mustDial("root")
+	h.c = h.r.dialPages("acme", "db1", "root")
+	h.c.prints = func(plain []byte) []uint64 {
+		ps := truth(plain)
+		switch h.rnd.IntN(4) {
+		case 0: // pages that are somewhere, but not in these leaves
+			other := truth(h.s.b)
+			for range 1 + h.rnd.IntN(3) {
+				ps[h.rnd.IntN(len(ps))] = other[h.rnd.IntN(len(other))]
+			}
+		case 1:
+			return nil
+		}
+		return ps
+	}
 	return h.c
 }
 
@@ -76,8 +89,9 @@ func (h *history) mutate() map[int64]bool {
 		e := extent.Extent{Off: g * 4096, Len: 4096 * (1 + h.rnd.Int64N(12))}.Intersect(extent.Extent{Len: int64(len(h.s.b))})
 		if h.rnd.IntN(4) == 0 {
 			clear(h.s.b[e.Off:e.End()])
-		} else if h.rnd.IntN(4) == 0 && e.End() < e.Off/2 {
-			copy(h.s.b[e.Off:e.End()], h.s.b[e.Off/2:])
+		} else if h.rnd.IntN(2) == 0 {
+			from := h.rnd.Int64N((int64(len(h.s.b))-e.Len)/4096+1) * 4096
+			copy(h.s.b[e.Off:e.End()], h.s.b[from:])
 		} else {
 			fill(h.s.b[e.Off:e.End()], h.rnd.Uint64())
 		}

@@ -87,6 +87,7 @@ func (f *flow) putData(ctx ctxt, items []wire.Item, plain []byte, leaves []diges
 		}
 		if !f.s.cfg.NoDedup {
 			f.s.index.Add(f.dedupScope(), f.record().Number, first, ds, chunker.ZeroLeaf)
+			f.notePages(first, w.b[first*leafSize-w.off:], n)
 		}
 	}
 	return nil

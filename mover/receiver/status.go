@@ -13,6 +13,8 @@ import (
 // counters are the figures behind Metrics.
 type counters struct {
 	hits, misses, mismatches        atomic.Int64
+	pagesAsked, pagesFound          atomic.Int64
+	pageMismatches                  atomic.Int64
 	written, zeroed, read           atomic.Int64
 	syncs, syncNS, applies, applyNS atomic.Int64
 	readBackDiffers                 atomic.Int64
@@ -35,6 +37,9 @@ type Metrics struct {
 	DedupHits        int64 // leaves that were found elsewhere and proved right
 	DedupMisses      int64 // leaves that the index does not have
 	DedupMismatches  int64 // candidates whose content was no longer what the index says
+	PagesAsked       int64 // pages of leaves that were needed, whose prints were asked for
+	PagesFound       int64 // of these, pages that were found; those of zeros are not counted
+	PageMismatches   int64 // leaves made of found pages that were not what was offered
 	WrittenBytes     int64 // to targets, without zeros
 	ZeroedBytes      int64
 	ReadBytes        int64 // from targets
@@ -56,6 +61,7 @@ type Metrics struct {
 func (s *Server) Metrics() Metrics {
 	c := &s.metrics
 	m := Metrics{DedupHits: c.hits.Load(), DedupMisses: c.misses.Load(), DedupMismatches: c.mismatches.Load(),
+		PagesAsked: c.pagesAsked.Load(), PagesFound: c.pagesFound.Load(), PageMismatches: c.pageMismatches.Load(),
 		WrittenBytes: c.written.Load(), ZeroedBytes: c.zeroed.Load(), ReadBytes: c.read.Load(),
 		TargetSyncs: c.syncs.Load(), TargetSyncTime: time.Duration(c.syncNS.Load()),
 		LogSyncs: c.log.Syncs.Load(), LogSyncTime: time.Duration(c.log.NS.Load()),

@@ -10,7 +10,7 @@ func (r *run) need(c *conn, seq uint32, m *wire.Need) {
 	r.p.mu.Lock()
 	b := r.p.open[seq]
 	r.p.mu.Unlock()
-	if b == nil || b.stage != asked || b.conn != c || b.ask != 0 || int(m.N) != len(b.digests) {
+	if b == nil || b.stage != asked || b.conn != c || b.ask != 0 || len(b.prints) > 0 || int(m.N) != len(b.digests) {
 		r.mu.Unlock()
 		if b != nil && b.conn == c {
 			c.Close()
@@ -18,7 +18,7 @@ func (r *run) need(c *conn, seq uint32, m *wire.Need) {
 		return
 	}
 	b.counts.Same, b.counts.Copied = uint64(m.Same), uint64(m.Copied)
-	b.need = append(b.need[:0], m.Bitmap...)
+	b.need, b.asks = append(b.need[:0], m.Bitmap...), m.Flags&wire.FlagPrints != 0
 	if ones(b.need) == 0 {
 		b.stage, b.final = sent, true
 		r.release(b)
@@ -28,6 +28,46 @@ func (r *run) need(c *conn, seq uint32, m *wire.Need) {
 	b.stage = sending
 	r.mu.Unlock()
 	r.queue <- b // has room for every buffer there is
+}
+
+// pages is PAGES: what is left goes to the packers.
+func (r *run) pages(c *conn, seq uint32, m *wire.Pages) {
+	r.mu.Lock()
+	r.p.mu.Lock()
+	b := r.p.open[seq]
+	r.p.mu.Unlock()
+	if b == nil || b.stage != asked || b.conn != c || int(m.N) != len(b.prints) {
+		r.mu.Unlock()
+		if b != nil && b.conn == c {
+			c.Close()
+		}
+		return
+	}
+	if !b.takePages(m.Bitmap) {
+		b.stage, b.final = sent, true
+		r.release(b)
+		r.mu.Unlock()
+		return
+	}
+	b.stage = sending
+	r.mu.Unlock()
+	r.queue <- b // has room for every buffer there is
+}
+
+// again is AGAIN: what was found did not fit, the batch begins anew. The gateway then needs its leaves whole.
+func (r *run) again(c *conn, seq uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.mu.Lock()
+	b := r.p.open[seq]
+	r.p.mu.Unlock()
+	switch {
+	case b == nil || b.conn != c:
+	case b.stage == sent:
+		r.redoLocked(b)
+	case b.stage == sending && b.final && b.writing > 0:
+		b.retry = true // faster than the writer came back
+	}
 }
 
 // differ is DIFFER about a group.

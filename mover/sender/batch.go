@@ -1,6 +1,8 @@
 package sender
 
 import (
+	"iter"
+
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/digest"
@@ -51,12 +53,23 @@ type batch struct {
 	digests []digest.Digest
 	runs    []wire.Run
 	need    []byte
+	asks    bool         // NEED asks for prints
+	prints  []uint64     // of the needed pages; told, until PAGES answers or the batch is offered again
+	pages   []byte       // answer to the prints, for the leaves that are still needed; empty: whole leaves
+	found   found        // what pages leave out
+	retry   bool         // AGAIN came before its write returned
 	counts  mover.Counts // of the last time it was sent
 	payload int64        // bytes that its data was that time
 	times   int          // it was sent
 }
 
 func newBatch(s form) *batch { return &batch{shape: s} }
+
+// found is what the gateway has found of leaves that it needed, page by page, in bytes.
+type found struct {
+	part  int64 // in leaves of which something is sent
+	zeros int64 // pages of zeros, in those and in leaves that were found as a whole
+}
 
 // moved tells what became of the bytes of a batch that is durable. A short last leaf of a volume counts with the bytes it has.
 func (b *batch) moved() (m mover.Moved) {
@@ -67,6 +80,7 @@ func (b *batch) moved() (m mover.Moved) {
 	zero := c.Offered - c.Same - c.Copied - c.Sent // leaves that told by their digest that they are
 	m = mover.Moved{Looked: b.bytes, Zero: int64(c.Zero + zero*chunker.LeafSize), Unreadable: int64(c.Unreadable), Same: int64(c.Same) * chunker.LeafSize,
 		Copied: int64(c.Copied) * chunker.LeafSize, Sent: int64(c.Sent)*chunker.LeafSize + int64(c.Put), Payload: b.payload}
+	m.Sent, m.Copied, m.Zero = m.Sent-b.found.part, m.Copied+b.found.part-b.found.zeros, m.Zero+b.found.zeros
 	over := m.Same + m.Copied + m.Sent + m.Zero + m.Unreadable - m.Looked
 	switch last := len(b.digests) - 1; {
 	case over <= 0:
@@ -164,22 +178,71 @@ func (b *batch) leafRuns() []wire.Run {
 	return b.runs
 }
 
-// compact moves the needed leaves to the front of buf and returns how many and their bytes.
+// needed yields the bytes of the needed leaves.
+func (b *batch) needed() iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		for i := range b.digests {
+			from := i * chunker.LeafSize
+			if wire.Bit(b.need, i) && !yield(i, b.buf[from:min(from+chunker.LeafSize, b.n)]) {
+				return
+			}
+		}
+	}
+}
+
+// compact moves the needed leaves, or the needed pages of them, to the front of buf and returns how many leaves these are and their bytes.
 func (b *batch) compact() (leaves int, plain []byte) {
-	at := 0
-	for i := range b.digests {
-		if !wire.Bit(b.need, i) {
+	at, page := 0, 0
+	for _, leaf := range b.needed() {
+		leaves++
+		if len(b.pages) == 0 {
+			at += copy(b.buf[at:], leaf)
 			continue
 		}
-		from := i * chunker.LeafSize
-		to := min(from+chunker.LeafSize, b.n)
-		if from != at {
-			copy(b.buf[at:], b.buf[from:to])
+		for ; len(leaf) > 0; page++ {
+			n := min(chunker.PageSize, len(leaf))
+			if wire.Bit(b.pages, page) {
+				at += copy(b.buf[at:], leaf[:n])
+			}
+			leaf = leaf[n:]
 		}
-		at += to - from
-		leaves++
 	}
 	return leaves, b.buf[:at]
+}
+
+// takePages notes which pages the gateway needs: a leaf of which it needs none was found, and is needed no longer. false: it needs nothing any more.
+func (b *batch) takePages(bitmap []byte) bool {
+	page, kept, copied := 0, 0, uint64(0)
+	b.pages, b.found = make([]byte, len(bitmap)), found{}
+	for i, leaf := range b.needed() {
+		n := (len(leaf) + chunker.PageSize - 1) / chunker.PageSize
+		whole := true
+		for k := range n {
+			whole = whole && !wire.Bit(bitmap, page+k)
+		}
+		for k := range n {
+			switch {
+			case wire.Bit(bitmap, page+k):
+				wire.SetBit(b.pages, kept+k)
+				continue
+			case b.prints[page+k] == chunker.ZeroPrint:
+				b.found.zeros += chunker.PageSize
+			}
+			if !whole {
+				b.found.part += int64(min(chunker.PageSize, len(leaf)-k*chunker.PageSize))
+			}
+		}
+		page += n
+		if whole {
+			copied++
+			b.need[i/8] &^= 1 << (i % 8)
+		} else {
+			kept += n
+		}
+	}
+	b.counts.Copied += copied
+	b.prints = b.prints[:0]
+	return kept > 0
 }
 
 // itemize turns what was read into items of a PUT: data compacted to the front of buf, zeros and unreadable blocks without bytes.

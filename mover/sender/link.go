@@ -28,6 +28,8 @@ var errSpent = errors.New("connection has sent its share")
 // handler is the pass under way, as the link sees it. Methods are called by the readers of connections and must not wait for the line.
 type handler interface {
 	need(c *conn, seq uint32, m *wire.Need)
+	pages(c *conn, seq uint32, m *wire.Pages)
+	again(c *conn, seq uint32)
 	ack(m *wire.Ack)
 	differ(c *conn, seq uint32, m *wire.Differ) bool // false: not one of the pass
 	lost(c *conn)
@@ -203,7 +205,7 @@ func (l *link) connect(ctx context.Context, slot, path int, quiet bool) (up bool
 }
 
 func (l *link) hello(c *conn, id mover.ID) error {
-	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd | wire.CapKeep | wire.CapShape,
+	err := c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Capabilities: wire.CapZstd | wire.CapKeep | wire.CapShape | wire.CapPages,
 		Link: id, Conn: uint8(c.slot), Flow: l.cfg.Flow, Agent: l.cfg.Agent})
 	if err != nil {
 		return err
@@ -252,6 +254,7 @@ func flowState(s *wire.FlowState) mover.FlowState {
 // read serves the frames of one connection. It never writes.
 func (l *link) read(c *conn) error {
 	var need wire.Need
+	var pages wire.Pages
 	var ack wire.Ack
 	var differ wire.Differ
 	var grant wire.Grant
@@ -265,6 +268,12 @@ func (l *link) read(c *conn) error {
 			if err = need.Decode(f.Payload); err == nil {
 				l.call(func(h handler) { h.need(c, f.Seq, &need) })
 			}
+		case wire.TypePages:
+			if err = pages.Decode(f.Payload); err == nil {
+				l.call(func(h handler) { h.pages(c, f.Seq, &pages) })
+			}
+		case wire.TypeAgain:
+			l.call(func(h handler) { h.again(c, f.Seq) })
 		case wire.TypeAck:
 			if err = ack.Decode(f.Payload); err == nil {
 				l.call(func(h handler) { h.ack(&ack) })

@@ -110,6 +110,9 @@ func (k *packer) level(weakest int) (l int, probe bool) {
 	return 0, k.plain%probeEvery == 0
 }
 
+// compresses tells whether the last batch was, or all are.
+func (k *packer) compresses() bool { return k.fixed > 0 || k.fixed < 0 && k.last.Load() > 0 }
+
 const (
 	// probeEvery is how many batches go plain for one of which a part is compressed to see what that would do: what does not shrink may be followed
 	// by what does, and a level that is not used is not measured.

@@ -6,8 +6,9 @@ package sender
 //
 //	planner  takes room in the window and a batch from the plan, or one that has to be done again
 //	workers  lease a buffer, read, digest; then CHECK or OFFER, or straight on to the packers with what is put
-//	link     NEED, DIFFER and ACK come back on the readers of connections, which only mark and queue
-//	packers  move the needed leaves together, compress, write DATA or PUT, release the buffer
+//	link     NEED, PAGES, DIFFER and ACK come back on the readers of connections, which only mark and queue
+//	packers  tell prints of what is needed where that may pay and wait for PAGES; or move what is needed together, compress, write
+//	         DATA or PUT, release the buffer
 //
 // Batches need no order (C10). A batch is in one pair of hands at a time, told by its stage; a connection that breaks gives back
 // those that were with the link. Room in the window is given back at the ack, the buffer when its bytes are on the socket.
@@ -267,7 +268,7 @@ func (r *run) attach(b *batch, c *conn, s stage, withSeq bool) bool {
 	default:
 	}
 	r.move(b, c)
-	b.stage, b.early = s, false
+	b.stage, b.early, b.retry = s, false, false
 	b.writing++
 	if withSeq {
 		r.p.mu.Lock()
@@ -306,9 +307,13 @@ func (r *run) wrote(b *batch, c *conn, err error) {
 	case b.stage == asked && lost:
 		r.release(b)
 		r.redoLocked(b)
+	case b.stage == sent && lost: // nothing was needed, and the answer was here before the write came back
+		r.redoLocked(b)
 	case b.stage == sending && b.final:
 		r.release(b)
 		switch {
+		case b.retry:
+			r.redoLocked(b)
 		case b.early:
 			r.p.mu.Lock()
 			r.acked(b)

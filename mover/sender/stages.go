@@ -39,6 +39,7 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 		ext = b.around(r.table.Size())
 	}
 	b.buf, b.n = buf, 0
+	b.asks, b.prints, b.pages, b.found = false, b.prints[:0], nil, found{}
 	for _, e := range ext {
 		b.n += int(e.Len)
 	}
@@ -201,6 +202,10 @@ func (r *run) pack(ctx context.Context) error {
 // transmit writes DATA or PUT. It owns b until the frame is on the socket, and the buffer is released then.
 func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 	if len(b.need) > 0 {
+		// Where nothing is compressed the line is no bottleneck, and another round trip is nothing for a pause.
+		if b.asks && r.packer.compresses() && !r.p.around {
+			return r.sendPrints(b)
+		}
 		return r.transmitData(ctx, b, scratch)
 	}
 	plain := b.itemize()
@@ -221,6 +226,22 @@ func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 	defer r.packer.meter.write(len(payload))()
 	return r.write(ctx, b, sending, true, wire.TypePut, 0,
 		&wire.Put{Items: b.items, Codec: codec, Plain: uint32(len(plain)), Digest: sum, Payload: payload})
+}
+
+// sendPrints tells the prints of what is needed; PAGES then says which pages have to be sent. The batch keeps its buffer until then.
+func (r *run) sendPrints(b *batch) error {
+	b.asks = false
+	for _, leaf := range b.needed() {
+		b.prints = chunker.Prints(leaf, b.prints)
+	}
+	r.mu.Lock()
+	b.stage = asked
+	b.writing++
+	c := b.conn // as in transmitData
+	r.mu.Unlock()
+	err := c.Write(wire.TypePrints, b.seq, &wire.Prints{Prints: b.prints})
+	r.wrote(b, c, err)
+	return ours(err)
 }
 
 func (r *run) transmitData(ctx context.Context, b *batch, scratch *[]byte) error {
