@@ -80,7 +80,8 @@ func (x *Index) FindPages(scope string, prints []uint64, out []PagePlace, file f
 	}
 	n.mu.Lock() // also while reading, so that of connections side by side none looks before the other has loaded
 	defer n.mu.Unlock()
-	if n.load(id, want, file) {
+	n.load(id, want, file)
+	if len(want) > 0 { // another connection may have loaded it since
 		n.find(id, prints, out)
 	}
 }
@@ -160,8 +161,8 @@ func (n *near) insert(e nearPage) {
 	b[n.turn%bucketSize] = e
 }
 
-// load takes in the groups of places, then those beside them, where they are not there already. It tells whether there were any.
-func (n *near) load(scope uint32, places []PagePlace, file func(flow uint32) *Prints) bool {
+// load takes in the groups of places, then those beside them, where they are not there already.
+func (n *near) load(scope uint32, places []PagePlace, file func(flow uint32) *Prints) {
 	loads := 0
 	for _, beside := range []int64{0, nearPages, -nearPages} {
 		for _, p := range places {
@@ -181,7 +182,6 @@ func (n *near) load(scope uint32, places []PagePlace, file func(flow uint32) *Pr
 			}
 		}
 	}
-	return loads > 0
 }
 
 // changed makes the groups of pages that were written be loaded again when they are next wanted.
