@@ -2,8 +2,12 @@ package cbt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,18 +25,37 @@ func TestMain(m *testing.M) {
 	if os.Getenv("CBT_CHILD") != "" {
 		child()
 	}
-	code := m.Run()
 	if os.Geteuid() == 0 {
-		dirs, _ := os.ReadDir(testPins())
-		for _, d := range dirs {
-			fmt.Fprintf(os.Stderr, "pins of %s were left behind\n", d.Name())
-			removePins(testPins() + "/" + d.Name())
-			os.Remove(testPins() + "/" + d.Name())
-			code = 1
-		}
-		os.Remove(testPins())
+		removeKilled()
+	}
+	code := m.Run()
+	if os.Geteuid() == 0 && removeAll(testPins()) > 0 {
+		code = 1
 	}
 	os.Exit(code)
+}
+
+// removeKilled removes what tests have pinned whose process was killed: the kernel would run their programs for ever.
+func removeKilled() {
+	dirs, _ := filepath.Glob(bpffs + "/movertest*")
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(d), "movertest"))
+		if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			removeAll(d)
+		}
+	}
+}
+
+// removeAll removes the pins of a process, and tells how many trackers it had left.
+func removeAll(pins string) int {
+	dirs, _ := os.ReadDir(pins)
+	for _, d := range dirs {
+		fmt.Fprintf(os.Stderr, "pins of %s were left behind in %s\n", d.Name(), pins)
+		removePins(pins + "/" + d.Name())
+		os.Remove(pins + "/" + d.Name())
+	}
+	os.Remove(pins)
+	return len(dirs)
 }
 
 // rig is a loop device with a tracker.

@@ -24,6 +24,16 @@ func shifted(s *src, by int, id string) *src {
 	return x
 }
 
+// overZeros makes the target hold zeros, and returns a delta that brings all of x.
+func overZeros(t *testing.T, c *client, x *src) *spass {
+	base := newSrc(int64(len(x.b)))
+	base.id, base.gen = x.id, x.gen
+	_, err := c.run(base, base.newPass(mover.Full, base.whole(256)...))
+	must(t, err)
+	x.ep = base.ep
+	return x.newPass(mover.Delta, x.whole(256)...)
+}
+
 // TestPagesShifted: what lies on other multiples of 4 KiB is found, whatever the offset, in a direct and in a staged pass; the leaf in which it begins is
 // made of both. Another host, or tenant, finds nothing of it.
 func TestPagesShifted(t *testing.T) {
@@ -33,12 +43,7 @@ func TestPagesShifted(t *testing.T) {
 		r.first(r.mustDial("root"), s)
 		x := shifted(s, by, "vol-d")
 		c := r.dialPages("acme", "db1", "data")
-		base := newSrc(int64(len(x.b)))
-		base.id, base.gen = x.id, x.gen
-		_, err := c.run(base, base.newPass(mover.Full, base.whole(256)...))
-		must(t, err)
-		x.ep = base.ep
-		p := x.newPass(mover.Delta, x.whole(256)...)
+		p := overZeros(t, c, x)
 		if p.est = 1; by == 2 {
 			p.est = 1 << 40
 		}
@@ -109,12 +114,7 @@ func TestPagesStale(t *testing.T) {
 		r.first(r.mustDial("root"), s)
 		x := mixed(s)
 		c := r.dialPages("acme", "db1", "data")
-		base := newSrc(int64(len(x.b)))
-		base.id, base.gen = x.id, x.gen
-		_, err := c.run(base, base.newPass(mover.Full, base.whole(256)...))
-		must(t, err)
-		x.ep = base.ep
-		p := x.newPass(mover.Delta, x.whole(256)...)
+		p := overZeros(t, c, x)
 		p.est = est
 		o, err := c.open(x, p)
 		must(t, err)

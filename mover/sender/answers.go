@@ -6,61 +6,56 @@ import (
 
 // need is NEED: the batch goes to the packers, or waits for its ack when nothing is needed.
 func (r *run) need(c *conn, seq uint32, m *wire.Need) {
-	r.mu.Lock()
-	r.p.mu.Lock()
-	b := r.p.open[seq]
-	r.p.mu.Unlock()
-	if b == nil || b.stage != asked || b.conn != c || b.ask != 0 || len(b.prints) > 0 || int(m.N) != len(b.digests) {
-		r.mu.Unlock()
-		if b != nil && b.conn == c {
-			c.Close()
-		}
-		return
-	}
-	b.counts.Same, b.counts.Copied = uint64(m.Same), uint64(m.Copied)
-	b.need, b.asks = append(b.need[:0], m.Bitmap...), m.Flags&wire.FlagPrints != 0
-	if ones(b.need) == 0 {
-		b.stage, b.final = sent, true
-		r.release(b)
-		r.mu.Unlock()
-		return
-	}
-	b.stage = sending
-	r.mu.Unlock()
-	r.queue <- b // has room for every buffer there is
+	fits := func(b *batch) bool { return b.ask == 0 && len(b.prints) == 0 && int(m.N) == len(b.digests) }
+	r.answered(c, seq, fits, func(b *batch) (left bool) {
+		b.counts.Same, b.counts.Copied = uint64(m.Same), uint64(m.Copied)
+		b.need, b.asks = append(b.need[:0], m.Bitmap...), m.Flags&wire.FlagPrints != 0
+		return ones(b.need) > 0
+	})
 }
 
 // pages is PAGES: what is left goes to the packers.
 func (r *run) pages(c *conn, seq uint32, m *wire.Pages) {
+	fits := func(b *batch) bool { return int(m.N) == len(b.prints) }
+	r.answered(c, seq, fits, func(b *batch) (left bool) { return b.takePages(m.Bitmap) })
+}
+
+// answered has take note the answer to a batch that waits for one on c, and sends what is left to do to the packers. An answer that does not fit ends the connection.
+func (r *run) answered(c *conn, seq uint32, fits, take func(b *batch) bool) {
 	r.mu.Lock()
-	r.p.mu.Lock()
-	b := r.p.open[seq]
-	r.p.mu.Unlock()
-	if b == nil || b.stage != asked || b.conn != c || int(m.N) != len(b.prints) {
+	b := r.open(seq)
+	if b == nil || b.stage != asked || b.conn != c || !fits(b) {
 		r.mu.Unlock()
 		if b != nil && b.conn == c {
 			c.Close()
 		}
 		return
 	}
-	if !b.takePages(m.Bitmap) {
+	left := take(b)
+	if left {
+		b.stage = sending
+	} else {
 		b.stage, b.final = sent, true
 		r.release(b)
-		r.mu.Unlock()
-		return
 	}
-	b.stage = sending
 	r.mu.Unlock()
-	r.queue <- b // has room for every buffer there is
+	if left {
+		r.queue <- b // has room for every buffer there is
+	}
+}
+
+// open finds a batch that is not acked; nil: there is none with that seq. mu is held.
+func (r *run) open(seq uint32) *batch {
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	return r.p.open[seq]
 }
 
 // again is AGAIN: what was found did not fit, the batch begins anew. The gateway then needs its leaves whole.
 func (r *run) again(c *conn, seq uint32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.p.mu.Lock()
-	b := r.p.open[seq]
-	r.p.mu.Unlock()
+	b := r.open(seq)
 	switch {
 	case b == nil || b.conn != c:
 	case b.stage == sent:
