@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,14 +62,35 @@ func (p *Pool) grow() ([]byte, error) {
 	if p.made == p.most {
 		return nil, nil
 	}
-	b, err := unix.Mmap(-1, 0, p.size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	b, whole, err := mapped(p.size)
 	if err != nil {
 		return nil, fmt.Errorf("map a buffer of %d bytes: %w", p.size, err)
 	}
 	p.made++
-	p.maps = append(p.maps, b)
+	p.maps = append(p.maps, whole)
 	p.used.Add(1)
 	return b, nil
+}
+
+// huge is the size of a huge page where all machines have one of 2 MiB.
+const huge = 2 << 20
+
+// mapped maps a buffer, from huge pages if it is large and the kernel has them. A disk takes a request as a list of pieces of contiguous memory, and of those
+// only so many at a time: a buffer of pages of 4 KiB that lie anywhere is 1,024 pieces for 4 MiB, and one of huge pages 2. whole is what is to be unmapped;
+// what it has beyond the buffer is address space that nobody touches.
+func mapped(size int) (b, whole []byte, err error) {
+	n := size
+	if size >= huge {
+		n += huge
+	}
+	whole, err = unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil || size < huge {
+		return whole, whole, err
+	}
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(whole))) % huge)
+	b = whole[skip : skip+size : skip+size]
+	_ = unix.Madvise(b[:size/huge*huge], unix.MADV_HUGEPAGE) // a kernel without them says so, and the buffer is as good but slower
+	return b, whole, nil
 }
 
 // Put gives b, as it came from Get or a shorter prefix of it, back to the pool. It never blocks.
