@@ -35,6 +35,47 @@ func (r *Rate) PerSecond() float64 {
 	return r.n / r.weight
 }
 
+// LineRate estimates what a line can carry from what it carries. Only a full line tells: while there was always more to send, what went is its rate. A line that
+// could take more may be faster than it was, or than is known: the estimate rises, until it is full or what is sent has changed. The zero value knows nothing.
+type LineRate struct {
+	rate   float64
+	met    bool // it was full once
+	risen  bool // since it was full last
+	before bool // it was full at the last look
+}
+
+const (
+	lineHalf  = time.Second // within which half of the weight goes
+	lineRise  = 1.05        // a second: a line that has become ten times as fast is known after 50 s
+	lineStart = 2           // a look: until it was full once
+)
+
+// Look takes in that n bytes went within d, and whether more is waiting now.
+func (r *LineRate) Look(n int64, d time.Duration, full bool) {
+	if d <= 0 {
+		return
+	}
+	now, all := float64(n)/d.Seconds(), full && r.before
+	r.before = full
+	switch {
+	case all && (!r.met || r.risen):
+		r.rate, r.met, r.risen = now, true, false
+	case all:
+		r.rate += (now - r.rate) * (1 - math.Exp2(-d.Seconds()/lineHalf.Seconds()))
+	case n <= 0: // nothing was sent, nothing is known
+	case !r.met:
+		r.rate = max(now, r.rate*lineStart)
+	case now > r.rate:
+		r.rate = now
+	default:
+		r.rate *= math.Pow(lineRise, d.Seconds())
+		r.risen = true
+	}
+}
+
+// PerSecond is the estimate in bytes, 0 before anything was sent.
+func (r *LineRate) PerSecond() float64 { return r.rate }
+
 // Seconds is how long n takes at rate; negative when that is not known.
 func Seconds(n int64, rate float64) float64 {
 	switch {

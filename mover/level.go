@@ -10,13 +10,15 @@ type LevelCost struct {
 }
 
 // priors are typical costs of zstd on program files, until something is measured.
-var priors = [LevelCount]LevelCost{{0, 1}, {1 / 180e6, 0.45}, {1 / 90e6, 0.42}, {1 / 35e6, 0.40}, {1 / 9e6, 0.38}}
+var priors = [LevelCount]LevelCost{{0, 1}, {1 / 260e6, 0.45}, {1 / 200e6, 0.425}, {1 / 115e6, 0.41}, {1 / 19e6, 0.395}}
 
 // Levels chooses how strongly to compress: so that neither the line waits for a core nor, where it is the bottleneck, a core
 // idles while the line is full. The zero value is ready.
 type Levels struct {
 	seen [LevelCount]LevelCost
 	last int // level chosen last, plus 1; 0: none
+
+	chosen int // batches that were asked about in Try
 }
 
 // Observe tells what a level did to plain bytes: seconds of one core and bytes that came out.
@@ -43,15 +45,31 @@ func (l *Levels) cost(level int) LevelCost {
 	if level == 0 {
 		return c
 	}
-	// A level not tried yet gains as much over what was measured as it typically does.
-	for i := 1; i < LevelCount; i++ {
-		if s := l.seen[i]; s.Ratio > 0 {
-			c.Ratio *= s.Ratio / priors[i].Ratio
-			c.Seconds *= s.Seconds / priors[i].Seconds
-			break
+	// A level not tried yet gains as much over the nearest one that was measured as it typically does.
+	for away := 1; away < LevelCount; away++ {
+		for _, i := range [2]int{level - away, level + away} {
+			if i > 0 && i < LevelCount && l.seen[i].Ratio > 0 {
+				c.Ratio *= l.seen[i].Ratio / priors[i].Ratio
+				c.Seconds *= l.seen[i].Seconds / priors[i].Seconds
+				return c
+			}
 		}
 	}
 	return c
+}
+
+// Try tells whether the next stronger level than one that compresses should be tried on one batch: soon if it never was, else now and then, for data change.
+// What comes out is sent like any other.
+func (l *Levels) Try(level int) bool {
+	if level < 1 || level+1 >= LevelCount {
+		return false
+	}
+	l.chosen++
+	every := 4
+	if l.seen[level+1].Ratio > 0 {
+		every = 64
+	}
+	return l.chosen%every == 0
 }
 
 // Choose picks the level with which a byte takes the least time, given the line in bytes per second (0: not known), the cores
@@ -67,15 +85,18 @@ func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 			best, bestTime = i, min(t, bestTime)
 		}
 	}
-	if c := l.last - 1; c >= weakest && c != best && l.time(c, line, cores) < bestTime*(1+stay) && l.cost(best).Ratio > l.cost(c).Ratio*(1-stay) {
+	if c := l.last - 1; c >= weakest && c != best && l.time(c, line, cores) < bestTime*(1+stayTime) && l.cost(best).Ratio > l.cost(c).Ratio*(1-stayBytes) {
 		return c
 	}
 	l.last = best + 1
 	return best
 }
 
-// stay is how much better another level has to be, in time or in bytes.
-const stay = 0.05
+// How much better another level has to be, in time or in bytes.
+const (
+	stayTime  = 0.07 // more than what a stronger level may cost, and a rate wavers
+	stayBytes = 0.05
+)
 
 func (l *Levels) time(level int, line, cores float64) float64 {
 	c := l.cost(level)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/internal/sentinel"
@@ -268,5 +269,78 @@ func TestLevelsDoNotFlap(t *testing.T) {
 	var l Levels
 	if slow, fast := l.Choose(2e6, 2, 0), l.Choose(3e9, 2, 0); slow != 4 || fast != 0 {
 		t.Errorf("levels %d on a thin line, then %d on none", slow, fast)
+	}
+}
+
+// TestLevelsFillTheLine: the level is chosen by what the line is seen to take, and what the line takes depends on the level. In the long run bytes have to move as
+// fast as under the best fixed level, on lines that a core can fill and on those that it cannot, and when the line becomes another one.
+func TestLevelsFillTheLine(t *testing.T) {
+	costs := [LevelCount]LevelCost{{0, 1}, {1 / 267e6, 0.42}, {1 / 211e6, 0.40}, {1 / 120e6, 0.385}, {1 / 19e6, 0.37}}
+	moves := func(l int, line, cores float64) (plain float64, full bool) { // a second
+		cpu := 1.5e9 // the rest of the pipeline
+		if l > 0 {
+			cpu = min(cpu, cores/costs[l].Seconds)
+		}
+		return min(cpu, line/costs[l].Ratio), cpu > line/costs[l].Ratio
+	}
+	const tick = 100 * time.Millisecond
+	for _, cores := range []float64{0.5, 1, 2, 8} {
+		var l Levels
+		var r LineRate
+		for _, line := range []float64{3e6, 6e6, 25e6, 125e6, 1.2e9, 125e6, 6e6, 1.2e9} {
+			best := 0.0
+			for i := range costs {
+				plain, _ := moves(i, line, cores)
+				best = max(best, plain)
+			}
+			sum, n := 0.0, 0
+			for i := range 3000 {
+				level := l.Choose(r.PerSecond(), cores, 0)
+				plain, full := moves(level, line, cores)
+				r.Look(int64(plain*costs[level].Ratio*tick.Seconds()), tick, full)
+				l.Observe(level, int64(plain*tick.Seconds()), int64(plain*costs[level].Ratio*tick.Seconds()), costs[level].Seconds*plain*tick.Seconds())
+				if l.Try(level) {
+					l.Observe(level+1, 4<<20, int64(costs[level+1].Ratio*(4<<20)), costs[level+1].Seconds*(4<<20))
+				}
+				if i >= 1500 { // a line that has become 400 times as fast is known after 2 minutes
+					sum, n = sum+plain, n+1
+				}
+			}
+			if got := sum / float64(n); got < best*0.95 {
+				t.Errorf("%v cores, line of %.0f bytes/s: %.0f plain bytes/s, %.0f with the best level", cores, line, got, best)
+			}
+		}
+	}
+}
+
+// TestLineRate: only a full line tells its rate.
+func TestLineRate(t *testing.T) {
+	var r LineRate
+	look := func(n int64, full bool, times int) float64 {
+		for range times {
+			r.Look(n, 100*time.Millisecond, full)
+		}
+		return r.PerSecond()
+	}
+	if got := look(0, false, 9); got != 0 {
+		t.Errorf("nothing was sent: %f", got)
+	}
+	if got := look(1e6, false, 6); got < 100e6 {
+		t.Errorf("a line that is not full soon counts as fast, not as %f", got)
+	}
+	if got := look(2.5e6, true, 3); got != 25e6 {
+		t.Errorf("a full line: %f", got)
+	}
+	if got := look(1e6, false, 10); got < 25.5e6 || got > 27e6 {
+		t.Errorf("after a second in which it was not full: %f", got)
+	}
+	if got := look(0, false, 600); got > 27e6 {
+		t.Errorf("after a minute of nothing: %f", got)
+	}
+	if got := look(2.5e6, true, 3); got != 25e6 {
+		t.Errorf("full again: %f", got)
+	}
+	if got := look(0.5e6, true, 50); got < 4.9e6 || got > 7e6 {
+		t.Errorf("a full line that has become slow: %f", got)
 	}
 }

@@ -97,6 +97,17 @@ func (c *Conn) Crossed() (bytes int64, packets uint32, ok bool) {
 	return bytes, packets, ok
 }
 
+// Acked is the bytes that the peer's kernel has confirmed, and those that wait here because the line, or the peer, takes no more now. false: the kernel
+// does not tell, or the connection is closed.
+func (c *Conn) Acked() (bytes, waiting int64, ok bool) {
+	c.control(func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.Segs_out > 0 {
+			bytes, waiting, ok = int64(info.Bytes_acked), int64(info.Notsent_bytes), true
+		}
+	})
+	return bytes, waiting, ok
+}
+
 // IPv6 tells whether the packets of the connection have the longer headers.
 func (c *Conn) IPv6() bool {
 	a, ok := c.RemoteAddr().(*net.TCPAddr)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/moverd/mover/internal/sentinel"
@@ -194,6 +195,16 @@ func (l *link) view() linkView {
 		}
 	}
 	return v
+}
+
+// carrying is the connections that carry batches, and whether a lease holds their writers back now.
+func (l *link) carrying() (conns []*conn, held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.paths {
+		held = held || p.held.Load() > 0
+	}
+	return slices.Clone(l.conns), held
 }
 
 // sleep waits for d or the end of ctx.

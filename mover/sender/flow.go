@@ -137,6 +137,7 @@ func (f *Flow) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return f.link.run(gctx) })
 	g.Go(func() error { return f.reader.run(gctx, f.cfg.QueueDepth) })
 	g.Go(func() error { return f.sample(gctx) })
+	g.Go(func() error { return f.watchLine(gctx) })
 	g.Go(func() error { defer stop(); return f.loop(gctx) })
 	err = g.Wait()
 	if p := f.currentPass(); p != nil {

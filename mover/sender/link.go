@@ -238,7 +238,7 @@ func (l *link) hello(c *conn, id mover.ID) error {
 		l.mu.Lock()
 		p := l.paths[c.path]
 		if p.shaped = w.Capabilities&wire.CapShape != 0; p.shaped && !c.quiet {
-			c.SetPace(packets{p.pace, c.MSS(), shape.Headers(c.IPv6())})
+			c.SetPace(packets{p.pace, &p.held, c.MSS(), shape.Headers(c.IPv6())})
 		}
 		l.state, l.window, l.keeps = flowState(&w.State), int64(min(w.Window, 1<<40)), w.Capabilities&wire.CapKeep != 0
 		l.mu.Unlock()

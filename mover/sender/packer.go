@@ -10,42 +10,40 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
-// meter measures what the line takes: bytes over the time in which somebody was writing.
-type meter struct {
-	mu      sync.Mutex // guards all below
-	writers int
-	since   time.Time
-	bytes   int64
-	rate    mover.Rate
+// lineMeter measures what the line takes, as the kernel's counters of the connections tell it.
+type lineMeter struct {
+	mu   sync.Mutex // guards all below
+	rate mover.LineRate
+	last map[*conn]int64 // bytes that were confirmed at the last look
+	when time.Time
 }
 
-// write tells that n bytes begin to be written; the returned function, that they are.
-func (m *meter) write(n int) (done func()) {
-	now := time.Now()
+// look takes in what has gone over conns since the last look. held: a lease lets no more out now.
+func (m *lineMeter) look(conns []*conn, held bool, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.writers++; m.writers == 1 {
-		m.since, m.bytes = now, 0
+	var n int64
+	full := held
+	next := make(map[*conn]int64, len(conns))
+	for _, c := range conns {
+		acked, waiting, ok := c.Acked()
+		if !ok {
+			continue
+		}
+		full = full || waiting > 0
+		if before, known := m.last[c]; known {
+			n += acked - before
+		}
+		next[c] = acked
 	}
-	return func() { m.end(int64(n)) }
+	if !m.when.IsZero() {
+		m.rate.Look(n, now.Sub(m.when), full)
+	}
+	m.last, m.when = next, now
 }
 
-func (m *meter) end(n int64) {
-	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.bytes += n
-	m.writers--
-	if d := now.Sub(m.since); m.writers == 0 || d > meterSlice {
-		m.rate.Add(m.bytes, d)
-		m.since, m.bytes = now, 0
-	}
-}
-
-const meterSlice = 100 * time.Millisecond
-
-// perSecond is the line's rate, 0 when it is not known.
-func (m *meter) perSecond() float64 {
+// perSecond is the line's rate in bytes, 0 when it is not known.
+func (m *lineMeter) perSecond() float64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.rate.PerSecond()
@@ -57,7 +55,7 @@ type packer struct {
 	fixed   int     // level, or -1 for auto
 	cores   float64 // the most that may be used
 	workers int
-	meter   meter
+	meter   lineMeter
 	free    chan *[]byte
 
 	mu     sync.Mutex // guards all below but last
@@ -104,6 +102,9 @@ func (k *packer) level(weakest int) (l int, probe bool) {
 	l = k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
 	if l > 0 {
 		k.plain = 0
+		if k.levels.Try(l) {
+			l++
+		}
 		return l, false
 	}
 	k.plain++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/moverd/mover/mover"
@@ -28,6 +29,7 @@ type Path struct {
 type path struct {
 	Path
 	pace *shape.Pacer
+	held atomic.Int32 // writers that a lease holds back now
 
 	// All below is guarded by link.mu.
 	quiet     *conn
@@ -275,13 +277,20 @@ func (l *link) smooth(c *conn) {
 // packets is a Pacer of IP packets for a connection that counts the bytes of its stream.
 type packets struct {
 	pace    *shape.Pacer
+	held    *atomic.Int32
 	mss     int
 	headers int64
 }
 
-func (p packets) Ready(done <-chan struct{}) { p.pace.Ready(done) }
+func (p packets) Ready(done <-chan struct{}) {
+	p.held.Add(1)
+	defer p.held.Add(-1)
+	p.pace.Ready(done)
+}
 
 func (p packets) Wait(done <-chan struct{}, n int64) {
+	p.held.Add(1)
+	defer p.held.Add(-1)
 	p.pace.Wait(done, shape.OnLine(n, p.mss, p.headers))
 }
 

@@ -223,7 +223,6 @@ func (r *run) transmit(ctx context.Context, b *batch, scratch *[]byte) error {
 	if codec != wire.CodecPlain {
 		r.release(b)
 	}
-	defer r.packer.meter.write(len(payload))()
 	return r.write(ctx, b, sending, true, wire.TypePut, 0,
 		&wire.Put{Items: b.items, Codec: codec, Plain: uint32(len(plain)), Digest: sum, Payload: payload})
 }
@@ -264,7 +263,6 @@ func (r *run) transmitData(ctx context.Context, b *batch, scratch *[]byte) error
 		r.mu.Unlock()
 		return err
 	}
-	defer r.packer.meter.write(len(payload))()
 	err := c.Write(wire.TypeData, b.seq, &wire.Data{Codec: codec, Plain: uint32(len(plain)), Payload: payload})
 	r.wrote(b, c, err)
 	return ours(err)

@@ -105,6 +105,23 @@ func (f *Flow) committed(p *pass) {
 	}
 }
 
+// watchLine has the packer know what the line takes, until ctx ends.
+func (f *Flow) watchLine(ctx context.Context) error {
+	tick := time.NewTicker(lineLook)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			conns, held := f.link.carrying()
+			f.packer.meter.look(conns, held, now)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+const lineLook = 100 * time.Millisecond
+
 // sample measures rates every second until ctx ends.
 func (f *Flow) sample(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
