@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/chunker"
@@ -64,6 +65,61 @@ func TestPages(t *testing.T) {
 	r.same()
 	if m := r.gw.Metrics(); m.PagesFound < 2000 || m.PageMismatches != 0 {
 		t.Errorf("%+v", m)
+	}
+}
+
+// TestTwins: content that lies on a disk several times is sent once, although nothing of it has arrived when the others are read; also when connections break, and
+// with a short leaf at the end. What is counted adds up.
+func TestTwins(t *testing.T) {
+	const part = 5<<20 + 16<<10
+	const size = 5*part + 512
+	r := newRig(t, size, 0)
+	r.config.Compression = "fastest"
+	var mu sync.Mutex
+	var last mover.Moved
+	r.deps = func(d *sender.Deps) {
+		d.Note = func(e mover.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			if e.Pass != nil && last.Looked == 0 { // the first
+				last = e.Pass.Moved
+			}
+		}
+	}
+	r.vol.write(0, part)
+	once := read(t, r.vol.Mem, part)
+	for to := int64(part); to < 5*part; to += part {
+		r.vol.writeBytes(once, to)
+	}
+	r.vol.write(size-512, 512)
+	r.start()
+	r.sync()
+	r.same()
+	mu.Lock()
+	if m := last; m.Sent != part+512 || m.Copied != 4*part || m.Looked != size {
+		t.Errorf("%+v", m)
+	}
+	mu.Unlock()
+	for round := range 6 { // now with connections that break
+		r.vol.write(0, part)
+		once = read(t, r.vol.Mem, part)
+		for to := int64(part); to < 5*part; to += part {
+			r.vol.writeBytes(once, to)
+		}
+		if round%2 == 0 {
+			r.vol.lose()
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 4 {
+				time.Sleep(15 * time.Millisecond)
+				r.proxy.cutAll()
+			}
+		}()
+		r.sync()
+		<-done
+		r.same()
 	}
 }
 

@@ -130,6 +130,7 @@ func (r *run) acked(b *batch) {
 		r.detach(b)
 		delete(r.flight, b)
 		r.room.Give(b.bytes)
+		r.p.again = append(r.p.again, r.twins.arrived(b)...)
 	}
 }
 

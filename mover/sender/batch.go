@@ -41,6 +41,8 @@ type batch struct {
 	group int64           // shape checked
 	free  []wire.Item     // shape checked: free space of the group, sent when it differs
 
+	late bool // holds what was postponed
+
 	stage   stage  // guarded by run.mu, as the next three
 	writing int    // writes of its frames that have not returned
 	early   bool   // acked before its write returned

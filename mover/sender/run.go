@@ -5,7 +5,8 @@ package sender
 //	planner ─▶ workers ─▶ (link) ─▶ packers ─▶ (link)
 //
 //	planner  takes room in the window and a batch from the plan, or one that has to be done again
-//	workers  lease a buffer, read, digest; then CHECK or OFFER, or straight on to the packers with what is put
+//	workers  lease a buffer, read, digest; leave out what another batch is bringing (twins); then CHECK or OFFER, or straight on to the packers
+//	         with what is put
 //	link     NEED, PAGES, DIFFER and ACK come back on the readers of connections, which only mark and queue
 //	packers  tell prints of what is needed where that may pay and wait for PAGES; or move what is needed together, compress, write
 //	         DATA or PUT, release the buffer
@@ -49,6 +50,7 @@ type run struct {
 	room   mover.Window
 	flight map[*batch]struct{} // all batches of this run that are not done
 	checks map[uint32]*batch   // by the seq of their CHECK
+	twins  twins
 }
 
 // maxBare bounds batches without bytes that are under way; the window does not see them.
@@ -61,7 +63,8 @@ func (pl *pipeline) send(ctx context.Context, p *pass) error {
 		window = min(window, w)
 	}
 	r := &run{pipeline: pl, p: p, queue: make(chan *batch, pl.buffers.Limit()/int64(pl.buffers.Size())+1), work: make(chan *batch),
-		wake: make(chan struct{}, 1), room: mover.Window{Limit: window}, flight: map[*batch]struct{}{}, checks: map[uint32]*batch{}}
+		wake: make(chan struct{}, 1), room: mover.Window{Limit: window}, flight: map[*batch]struct{}{}, checks: map[uint32]*batch{},
+		twins: newTwins()}
 	pl.link.handle(r)
 	g, ctx := errgroup.WithContext(ctx)
 	packed, finish := context.WithCancel(ctx) // ends the packers when all is acked
@@ -149,6 +152,7 @@ func (r *run) giveBack() {
 	}
 	clear(r.flight)
 	clear(r.checks)
+	r.p.again = append(r.p.again, r.twins.ripe(true)...)
 }
 
 // planner hands out batches until all are acked.
@@ -181,16 +185,17 @@ func (r *run) nextBatch() (b *batch, all bool) {
 	p := r.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.again) == 0 {
-		if p.end {
-			return nil, len(r.flight) == 0
-		}
+	if len(p.again) == 0 && !p.end {
 		next, ok := p.next()
-		if !ok {
-			p.end = true
-			return nil, len(r.flight) == 0
+		if p.end = !ok; ok {
+			p.again = append(p.again, next)
 		}
-		p.again = append(p.again, next)
+	}
+	if len(p.again) == 0 { // the plan is at its end
+		p.again = append(p.again, r.twins.ripe(len(r.flight) == 0)...)
+	}
+	if len(p.again) == 0 {
+		return nil, len(r.flight) == 0
 	}
 	// From the end: what has its room already is there, and must not wait for what has none.
 	for i := len(p.again) - 1; i >= 0; i-- {

@@ -71,6 +71,9 @@ func (r *run) begin(ctx context.Context, b *batch) error {
 	if allZero(b) {
 		return r.toPacker(ctx, b)
 	}
+	if r.postpone(b); len(b.ext) == 0 {
+		return nil
+	}
 	return r.offer(ctx, b)
 }
 
