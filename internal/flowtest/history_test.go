@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
@@ -40,6 +41,13 @@ func history(t *testing.T, seed uint64) {
 		r.gwConf = func(c *receiver.Config) { c.LogLimit = 1 << 20 }
 	}
 	r.vol.write(rnd.Int64N(size/granule)*granule, rnd.Int64N(size))
+	if rnd.IntN(2) == 0 { // leaves with twins in one pass
+		part := size / 4 / chunker.LeafSize * chunker.LeafSize
+		b := read(t, r.vol.Mem, part)
+		for to := part; to <= 3*part; to += part {
+			r.vol.writeBytes(b, to)
+		}
+	}
 	if rnd.IntN(2) == 0 {
 		off := rnd.Int64N(size/granule) * granule
 		r.vol.setFree(extent.Extent{Off: off, Len: min(size-off, rnd.Int64N(2<<20))})
