@@ -97,15 +97,21 @@ func (c *Conn) Crossed() (bytes int64, packets uint32, ok bool) {
 	return bytes, packets, ok
 }
 
-// Acked is the bytes that the peer's kernel has confirmed, and those that wait here because the line, or the peer, takes no more now. false: the kernel
-// does not tell, or the connection is closed.
-func (c *Conn) Acked() (bytes, waiting int64, ok bool) {
+// Sent is how a connection's bytes go, as the kernel sees it.
+type Sent struct {
+	Acked    int64         // bytes that the peer's kernel has confirmed
+	Waiting  int64         // bytes here that can not go yet
+	PeerFull time.Duration // for how long it was the peer that took no more, not the line, since the connection began
+}
+
+// Sent tells how the bytes of the connection go; false: the kernel does not, or the connection is closed.
+func (c *Conn) Sent() (s Sent, ok bool) {
 	c.control(func(fd int) {
 		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.Segs_out > 0 {
-			bytes, waiting, ok = int64(info.Bytes_acked), int64(info.Notsent_bytes), true
+			s, ok = Sent{int64(info.Bytes_acked), int64(info.Notsent_bytes), time.Duration(info.Rwnd_limited) * time.Microsecond}, true
 		}
 	})
-	return bytes, waiting, ok
+	return s, ok
 }
 
 // IPv6 tells whether the packets of the connection have the longer headers.

@@ -14,7 +14,7 @@ import (
 type lineMeter struct {
 	mu   sync.Mutex // guards all below
 	rate mover.LineRate
-	last map[*conn]int64 // bytes that were confirmed at the last look
+	last map[*conn]wire.Sent // at the last look
 	when time.Time
 }
 
@@ -24,17 +24,19 @@ func (m *lineMeter) look(conns []*conn, held bool, now time.Time) {
 	defer m.mu.Unlock()
 	var n int64
 	full := held
-	next := make(map[*conn]int64, len(conns))
+	next := make(map[*conn]wire.Sent, len(conns))
 	for _, c := range conns {
-		acked, waiting, ok := c.Acked()
+		sent, ok := c.Sent()
 		if !ok {
 			continue
 		}
-		full = full || waiting > 0
-		if before, known := m.last[c]; known {
-			n += acked - before
+		before, known := m.last[c]
+		if known {
+			n += sent.Acked - before.Acked
 		}
-		next[c] = acked
+		// A peer that is busy makes no line thin: stronger compression would only give it more to do.
+		full = full || sent.Waiting > 0 && known && sent.PeerFull-before.PeerFull < now.Sub(m.when)/4
+		next[c] = sent
 	}
 	if !m.when.IsZero() {
 		m.rate.Look(n, now.Sub(m.when), full)
