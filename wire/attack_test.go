@@ -264,6 +264,11 @@ func TestStrangers(t *testing.T) {
 			c := NewConn(hc)
 			must(t, c.Write(TypeHello, 0, &Hello{1, 1, CapZstd, id(1), 0, "root", ""}))
 			must(t, c.Write(TypeHello, 0, &Hello{1, 1, CapZstd, id(1), 0, "root", ""})) // the gate takes any frame
+			// On a busy machine the gate learns late that this one is honest; until then it is a stranger like those that come next.
+			l := g.Listener.(*listener)
+			for end := time.Now().Add(5 * time.Second); l.gate.Count() >= strangersShare && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
 			if i > n/2 {
 				for range 50 {
 					dialPlain(t, g)
