@@ -2,6 +2,7 @@ package flowtest
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,28 +14,37 @@ import (
 	"github.com/moverd/mover/mover/sender"
 )
 
+// moved has the flow note what its passes move; the function tells it of those that have ended.
+func (r *rig) moved() func() []mover.Moved {
+	var mu sync.Mutex
+	var all []mover.Moved
+	r.deps = func(d *sender.Deps) {
+		d.Note = func(e mover.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			if e.Pass != nil {
+				all = append(all, e.Pass.Moved)
+			}
+		}
+	}
+	return func() []mover.Moved {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+}
+
 // TestPages: what lies at the gateway on other multiples of 4 KiB is not sent, and each byte is counted once: in a full pass after another, in a delta and in
 // a rescan; with pages of zeros in the middle, leaves made of both, and a short page at the end.
 func TestPages(t *testing.T) {
 	const size = 24<<20 + 4096*3 + 512
 	r := newRig(t, size, 0)
 	r.config.Compression = "fastest"
-	var mu sync.Mutex
-	var last mover.Moved
-	r.deps = func(d *sender.Deps) {
-		d.Note = func(e mover.Event) {
-			mu.Lock()
-			defer mu.Unlock()
-			if e.Pass != nil {
-				last = e.Pass.Moved
-			}
-		}
-	}
+	moved := r.moved()
 	check := func(what string, copied, sent int64) {
 		t.Helper()
-		mu.Lock()
-		defer mu.Unlock()
-		m := last
+		all := moved()
+		m := all[len(all)-1]
 		if sum := m.Free + m.Zero + m.Same + m.Copied + m.Unreadable + m.Sent; sum != m.Looked {
 			t.Errorf("%s: %d of %d bytes are told: %+v", what, sum, m.Looked, m)
 		}
@@ -75,17 +85,7 @@ func TestTwins(t *testing.T) {
 	const size = 5*part + 512
 	r := newRig(t, size, 0)
 	r.config.Compression = "fastest"
-	var mu sync.Mutex
-	var last mover.Moved
-	r.deps = func(d *sender.Deps) {
-		d.Note = func(e mover.Event) {
-			mu.Lock()
-			defer mu.Unlock()
-			if e.Pass != nil && last.Looked == 0 { // the first
-				last = e.Pass.Moved
-			}
-		}
-	}
+	moved := r.moved()
 	r.vol.write(0, part)
 	once := read(t, r.vol.Mem, part)
 	for to := int64(part); to < 5*part; to += part {
@@ -95,11 +95,9 @@ func TestTwins(t *testing.T) {
 	r.start()
 	r.sync()
 	r.same()
-	mu.Lock()
-	if m := last; m.Sent != part+512 || m.Copied != 4*part || m.Looked != size {
+	if m := moved()[0]; m.Sent != part+512 || m.Copied != 4*part || m.Looked != size {
 		t.Errorf("%+v", m)
 	}
-	mu.Unlock()
 	for round := range 6 { // now with connections that break
 		r.vol.write(0, part)
 		once = read(t, r.vol.Mem, part)

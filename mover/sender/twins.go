@@ -42,7 +42,10 @@ func (r *run) postpone(b *batch) {
 			leaf := extent.Extent{Off: e.Off, Len: min(chunker.LeafSize, e.Len)}
 			n := int(leaf.Len)
 			if d := digests[0]; !r.twin(leaf, d, b) {
-				b.n += copy(b.buf[b.n:], b.buf[from:from+n])
+				if b.n < from {
+					copy(b.buf[b.n:], b.buf[from:from+n])
+				}
+				b.n += n
 				b.digests = append(b.digests, d)
 				b.add(leaf)
 			}
