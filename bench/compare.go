@@ -28,7 +28,7 @@ func compare(ctx context.Context, dev, target string, size int64) (old int64, er
 		return 0, err
 	}
 	defer b.Close()
-	pool := buffers.New(chunker.GroupSize, 2*chunker.GroupSize)
+	pool := buffers.New(chunker.BatchSize, 2*chunker.BatchSize)
 	pa, err := pool.Get(ctx)
 	if err != nil {
 		return 0, err

@@ -45,7 +45,7 @@ func (r *Rig) StartGateway() error {
   dedup: {scope: %s}
   flows:
 `, addr, or(r.o.RedoDir, r.path("gw-state")), r.path("gw-run"), r.path("gateway.sock"), or(r.o.GatewayMetrics, "off"), r.path("pki/ca.pem"), r.path("pki/gw.pem"), r.path("pki/gw.key"),
-			or(r.o.GatewayMem, "512MiB"), or(r.o.LogLimit, "1GiB"), or(r.o.Scope, "host"))
+			or(r.o.GatewayMem, "1GiB"), or(r.o.LogLimit, "1GiB"), or(r.o.Scope, "host"))
 		for _, d := range r.o.disks() {
 			text += fmt.Sprintf("    - {tenant: demo, host: web1, name: %s, target: %s, create: %v", d.Name, d.Target, r.o.Create)
 			if r.o.Points != "" {

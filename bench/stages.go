@@ -129,7 +129,7 @@ func (l *Lines) stageLimits(ctx context.Context, img image, tell bool) (s stageL
 
 // inMemory measures the stages that need a core only.
 func (s *stageLimits) inMemory(plain []byte, record func(string, float64, float64)) error {
-	pieces := slices.Collect(slices.Chunk(plain, chunker.GroupSize))
+	pieces := slices.Collect(slices.Chunk(plain, chunker.BatchSize))
 	sums := make([]digest.Digest, 0, chunker.GroupLeaves)
 	rate, mallocs := spin(func(i int) int {
 		p := pieces[i%len(pieces)]
@@ -139,12 +139,12 @@ func (s *stageLimits) inMemory(plain []byte, record func(string, float64, float6
 	s.digest = rate
 	record("digest, one core", rate, mallocs)
 
-	codec, err := chunker.NewCodec(chunker.CodecConfig{Encoders: 1, Decoders: 1, LowMemory: true})
+	codec, err := chunker.NewCodec(chunker.CodecConfig{Encoders: 1, Decoders: 1})
 	if err != nil {
 		return err
 	}
 	defer codec.Close()
-	out := make([]byte, 0, chunker.Bound(chunker.GroupSize))
+	out := make([]byte, 0, chunker.Bound(chunker.BatchSize))
 	packed := make([][]byte, len(pieces))
 	var in, made int64
 	for level := chunker.Best; level >= chunker.Fastest; level-- { // fastest last: it is what the limit is reckoned with, and what is unpacked
@@ -167,7 +167,7 @@ func (s *stageLimits) inMemory(plain []byte, record func(string, float64, float6
 			packed[i] = z
 		}
 	}
-	buf := make([]byte, 0, chunker.GroupSize)
+	buf := make([]byte, 0, chunker.BatchSize)
 	var failed error
 	s.unpack, mallocs = spin(func(i int) int {
 		p := pieces[i%len(pieces)]
@@ -233,12 +233,12 @@ func usedPlaces(img image) ([]int64, error) {
 		if err != nil {
 			break // no more
 		}
-		at = at / chunker.GroupSize * chunker.GroupSize
-		if at+chunker.GroupSize > img.Size {
+		at = at / chunker.BatchSize * chunker.BatchSize
+		if at+chunker.BatchSize > img.Size {
 			break
 		}
 		out = append(out, at)
-		off = at + chunker.GroupSize
+		off = at + chunker.BatchSize
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("%s holds nothing", img.Path)
@@ -253,10 +253,10 @@ func sample(img image, places []int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	n := min(len(places), sampled/chunker.GroupSize)
-	out := make([]byte, n*chunker.GroupSize)
+	n := min(len(places), sampled/chunker.BatchSize)
+	out := make([]byte, n*chunker.BatchSize)
 	for i := range n {
-		if _, err := f.ReadAt(out[i*chunker.GroupSize:(i+1)*chunker.GroupSize], places[i*len(places)/n]); err != nil {
+		if _, err := f.ReadAt(out[i*chunker.BatchSize:(i+1)*chunker.BatchSize], places[i*len(places)/n]); err != nil {
 			return nil, err
 		}
 	}
@@ -306,7 +306,7 @@ func (l *Lines) writeStage(_ context.Context, record func(string, float64, float
 				buf[k] = byte(k*7 + 1)
 			}
 		}
-		return t.WriteAt(buf, i*chunker.GroupSize%size)
+		return t.WriteAt(buf, i*chunker.BatchSize%size)
 	})
 	if err != nil {
 		return 0, err
@@ -322,7 +322,7 @@ func (l *Lines) writeStage(_ context.Context, record func(string, float64, float
 
 // parallel has readers call do with groups for stageTime.
 func parallel(do func(i int64, buf []byte) (int, error)) (rate, mallocs float64, err error) {
-	pool := buffers.New(chunker.GroupSize, readers*chunker.GroupSize)
+	pool := buffers.New(chunker.BatchSize, readers*chunker.BatchSize)
 	defer pool.Close()
 	var next, done atomic.Int64
 	errs := make([]error, readers)

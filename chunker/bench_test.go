@@ -184,7 +184,7 @@ func BenchmarkSetGroups(b *testing.B) {
 			tab := filled(b, 4*tib, 1)
 			var mu sync.Mutex
 			next := int64(0)
-			b.SetBytes(GroupSize)
+			b.SetBytes(BatchSize)
 			b.ReportAllocs()
 			b.ResetTimer()
 			var wg sync.WaitGroup
@@ -217,7 +217,7 @@ func BenchmarkSetGroups(b *testing.B) {
 // usr is real data: batches from the files of /usr.
 func usr(tb testing.TB, batches int) [][]byte {
 	var out [][]byte
-	buf := make([]byte, 0, GroupSize)
+	buf := make([]byte, 0, BatchSize)
 	err := filepath.WalkDir("/usr", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil
@@ -233,7 +233,7 @@ func usr(tb testing.TB, batches int) [][]byte {
 			if len(buf) < cap(buf) || err != nil {
 				return nil
 			}
-			out, buf = append(out, buf), make([]byte, 0, GroupSize)
+			out, buf = append(out, buf), make([]byte, 0, BatchSize)
 			if len(out) == batches*8 {
 				return fs.SkipAll
 			}
@@ -261,14 +261,14 @@ func BenchmarkCompress(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	dst := make([]byte, 0, Bound(GroupSize))
+	dst := make([]byte, 0, Bound(BatchSize))
 	for _, data := range []struct {
 		name    string
 		batches [][]byte
-	}{{"usr", usr(b, 8)}, {"random", [][]byte{noise(GroupSize)}}} {
+	}{{"usr", usr(b, 8)}, {"random", [][]byte{noise(BatchSize)}}} {
 		for l := Fastest; l < levels; l++ {
 			b.Run(data.name+"/"+l.String(), func(b *testing.B) {
-				b.SetBytes(GroupSize)
+				b.SetBytes(BatchSize)
 				b.ReportAllocs()
 				in, out := 0, 0
 				for i := 0; b.Loop(); i++ {
@@ -299,11 +299,11 @@ func BenchmarkDecompress(b *testing.B) {
 		}
 		packed = append(packed, p)
 	}
-	dst := make([]byte, 0, GroupSize)
-	b.SetBytes(GroupSize)
+	dst := make([]byte, 0, BatchSize)
+	b.SetBytes(BatchSize)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if _, err := c.Decompress(dst, packed[i%len(packed)], GroupSize); err != nil {
+		if _, err := c.Decompress(dst, packed[i%len(packed)], BatchSize); err != nil {
 			b.Fatal(err)
 		}
 	}

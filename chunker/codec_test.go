@@ -50,31 +50,26 @@ func TestLevels(t *testing.T) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, low := range []bool{false, true} {
-		c := newCodec(t, CodecConfig{LowMemory: low})
-		for l := Fastest; l < levels; l++ {
-			for _, n := range []int{2000, 4096, LeafSize, LeafSize + 1, 300_000, GroupSize - 1, GroupSize} {
-				if l == Best && n > LeafSize+1 && low {
-					continue // the same as the other, and slow
-				}
-				src := text(n, byte(n))
-				prefix := []byte("before")
-				packed, ok := c.Compress(slices.Clone(prefix), src, l)
-				if !ok {
-					t.Fatalf("%v: %d bytes of text do not shrink", l, n)
-				}
-				if !bytes.HasPrefix(packed, prefix) {
-					t.Fatal("what was in dst is gone")
-				}
-				frame := packed[len(prefix):]
-				plain, err := c.Decompress(slices.Clone(prefix), frame, n)
-				if err != nil || !bytes.Equal(plain, append(prefix, src...)) {
-					t.Fatalf("%v: %d bytes do not come back: %v", l, n, err)
-				}
-				for _, wrong := range []int{n - 1, n + 1, 0, -1, MaxPlain + 1} {
-					if _, err := c.Decompress(nil, frame, wrong); !errors.Is(err, sentinel.ErrCorrupt) {
-						t.Fatalf("%d bytes taken for %d: %v", n, wrong, err)
-					}
+	c := newCodec(t, CodecConfig{})
+	for l := Fastest; l < levels; l++ {
+		for _, n := range []int{2000, 4096, LeafSize, LeafSize + 1, 300_000, MaxPlain - 1, MaxPlain} {
+			src := text(n, byte(n))
+			prefix := []byte("before")
+			packed, ok := c.Compress(slices.Clone(prefix), src, l)
+			if !ok {
+				t.Fatalf("%v: %d bytes of text do not shrink", l, n)
+			}
+			if !bytes.HasPrefix(packed, prefix) {
+				t.Fatal("what was in dst is gone")
+			}
+			frame := packed[len(prefix):]
+			plain, err := c.Decompress(slices.Clone(prefix), frame, n)
+			if err != nil || !bytes.Equal(plain, append(prefix, src...)) {
+				t.Fatalf("%v: %d bytes do not come back: %v", l, n, err)
+			}
+			for _, wrong := range []int{n - 1, n + 1, 0, -1, MaxPlain + 1} {
+				if _, err := c.Decompress(nil, frame, wrong); !errors.Is(err, sentinel.ErrCorrupt) {
+					t.Fatalf("%d bytes taken for %d: %v", n, wrong, err)
 				}
 			}
 		}
@@ -85,7 +80,7 @@ func TestCompressKeepsPlain(t *testing.T) {
 	c := newCodec(t, CodecConfig{})
 	dst := []byte{1, 2, 3}
 	for l := Off; l < levels; l++ {
-		for _, src := range [][]byte{nil, {}, {7}, noise(511), noise(LeafSize), noise(GroupSize)} {
+		for _, src := range [][]byte{nil, {}, {7}, noise(511), noise(LeafSize), noise(MaxPlain)} {
 			if out, ok := c.Compress(dst, src, l); ok || !bytes.Equal(out, dst) {
 				t.Errorf("%v: %d random bytes are packed into %d", l, len(src), len(out)-len(dst))
 			}
@@ -106,8 +101,8 @@ func TestCompressKeepsPlain(t *testing.T) {
 
 func TestCodecDoesNotAllocate(t *testing.T) {
 	c := newCodec(t, CodecConfig{})
-	src, rnd := text(GroupSize, 1), noise(GroupSize)
-	dst, plain := make([]byte, 0, Bound(GroupSize)), make([]byte, 0, GroupSize)
+	src, rnd := text(MaxPlain, 1), noise(MaxPlain)
+	dst, plain := make([]byte, 0, Bound(MaxPlain)), make([]byte, 0, MaxPlain)
 	for l := Fastest; l <= Better; l++ {
 		packed, ok := c.Compress(dst, src, l)
 		if !ok || &packed[0] != &dst[:1][0] {
@@ -125,7 +120,7 @@ func TestCodecDoesNotAllocate(t *testing.T) {
 			t.Errorf("%v: %d bytes allocated to compress", l, n)
 		}
 		if n := allocated(20, func() {
-			if _, err := c.Decompress(plain, packed, GroupSize); err != nil {
+			if _, err := c.Decompress(plain, packed, MaxPlain); err != nil {
 				t.Fatal(err)
 			}
 		}); n > 256<<10 { // a decoder takes tables from pools, which the race detector empties
@@ -159,8 +154,8 @@ func TestBound(t *testing.T) {
 
 // What an encoder of each level holds once it has packed a batch, and the decoders together.
 func TestCodecMemory(t *testing.T) {
-	src := text(GroupSize, 1)
-	dst, plain := make([]byte, 0, Bound(GroupSize)), make([]byte, 0, GroupSize)
+	src := text(MaxPlain, 1)
+	dst, plain := make([]byte, 0, Bound(MaxPlain)), make([]byte, 0, MaxPlain)
 	heap := func() int64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -168,21 +163,19 @@ func TestCodecMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	for _, low := range []bool{false, true} {
-		for l := Fastest; l < levels; l++ {
-			c := newCodec(t, CodecConfig{LowMemory: low})
-			was := heap()
-			packed, _ := c.Compress(dst, src, l)
-			enc := heap() - was
-			if _, err := c.Decompress(plain, packed, GroupSize); err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("low memory %v, %v: encoder %.1f MiB, decoder %.1f MiB", low, l, float64(enc)/(1<<20), float64(heap()-was-enc)/(1<<20))
-			if most := int64([]int{0, 10, 11, 14, 48}[l]) << 20; enc > most || low && enc > most-4<<20 {
-				t.Errorf("low memory %v, %v: an encoder holds %d bytes, at most %d", low, l, enc, most)
-			}
-			runtime.KeepAlive(c)
+	for l := Fastest; l < levels; l++ {
+		c := newCodec(t, CodecConfig{})
+		was := heap()
+		packed, _ := c.Compress(dst, src, l)
+		enc := heap() - was
+		if _, err := c.Decompress(plain, packed, MaxPlain); err != nil {
+			t.Fatal(err)
 		}
+		t.Logf("%v: encoder %.1f MiB, decoder %.1f MiB", l, float64(enc)/(1<<20), float64(heap()-was-enc)/(1<<20))
+		if most := int64([]int{0, 10, 11, 14, 44}[l]) << 20; enc > most {
+			t.Errorf("%v: an encoder holds %d bytes, at most %d", l, enc, most)
+		}
+		runtime.KeepAlive(c)
 	}
 	runtime.KeepAlive(dst)
 	runtime.KeepAlive(plain)
@@ -242,7 +235,7 @@ func TestDecompressRefuses(t *testing.T) {
 
 // Under -race: more callers than encoders, over all levels, wait for each other and stay within the bound.
 func TestCodecConcurrent(t *testing.T) {
-	c := newCodec(t, CodecConfig{Encoders: 2, Decoders: 2, LowMemory: true})
+	c := newCodec(t, CodecConfig{Encoders: 2, Decoders: 2})
 	var wg sync.WaitGroup
 	for w := range 8 {
 		wg.Go(func() {
@@ -275,8 +268,8 @@ func TestCodecConcurrent(t *testing.T) {
 // Noise costs much less than data does (BenchmarkCompress has the figures: less than a tenth).
 func TestNoiseIsCheap(t *testing.T) {
 	c := newCodec(t, CodecConfig{})
-	dst := make([]byte, 0, Bound(GroupSize))
-	rnd, data := noise(GroupSize), usr(t, 3)[1]
+	dst := make([]byte, 0, Bound(MaxPlain))
+	rnd, data := noise(MaxPlain), usr(t, 3)[1]
 	least := func(src []byte, l Level) time.Duration {
 		d := time.Hour
 		for range 2 {
@@ -294,7 +287,7 @@ func TestNoiseIsCheap(t *testing.T) {
 }
 
 func FuzzDecompress(f *testing.F) {
-	c := newCodec(f, CodecConfig{Decoders: 1, LowMemory: true})
+	c := newCodec(f, CodecConfig{Decoders: 1})
 	for _, n := range []int{1, 100, 5000, 200_000} {
 		frame, _ := c.Compress(nil, text(n, 1), Fastest)
 		f.Add(frame, n)

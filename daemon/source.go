@@ -61,7 +61,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	if err != nil {
 		o.Log.Warn("the I/O priority stays as it is", "error", err)
 	}
-	s := &source{o: o, buffers: buffers.New(chunker.GroupSize, sourceBuffers(c))}
+	s := &source{o: o, buffers: buffers.New(chunker.BatchSize, sourceBuffers(c))}
 	here := machineOf(string(c.State))
 	s.newUnits(func(f config.SourceFlow) *slot {
 		return &slot{o: o, c: c, f: f, tls: tls, machine: here, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1), untracked: make(chan struct{}),

@@ -49,8 +49,8 @@ const (
 const (
 	HeaderSize   = 12
 	MaxPayload   = 8<<20 + 64<<10  // bytes of a frame's payload
-	MaxPlain     = 4 << 20         // plain bytes of a batch
-	MaxLeaves    = 256             // leaves of an offer
+	MaxPlain     = 8 << 20         // plain bytes of a batch
+	MaxLeaves    = 512             // leaves of an offer
 	MaxItems     = 1024            // items of a put
 	MaxPages     = MaxPlain / 4096 // pages of the needed leaves of an offer
 	MaxRanges    = 4096            // seq ranges of an ack

@@ -205,7 +205,7 @@ func (g *Gateway) Defaults() {
 		Listen: ":9465", State: "/var/lib/mover", Run: "/run/mover",
 		Metrics:  Metrics{Listen: "127.0.0.1:9466"},
 		LogLevel: "info",
-		Memory:   512 << 20,
+		Memory:   1 << 30,
 		Audit:    Audit{Keep: keepAudit},
 		LogLimit: 4 << 30,
 		Dedup:    Dedup{Memory: 64 << 20, Scope: "host"},

@@ -132,7 +132,7 @@ func (v *validator) gateway(g *Gateway) {
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.among("gateway.dedup.scope", g.Dedup.Scope, "host", "tenant")
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
-	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+112<<20) // half of what dedup leaves is for buffers
+	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+192<<20) // half of what dedup leaves is for buffers
 	v.certs("gateway.tls", g.TLS.Files(), func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })
 	if g.Policy != "" && !v.other("gateway.policy") {
 		if _, err := LoadPolicy(string(g.Policy)); err != nil {

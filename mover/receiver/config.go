@@ -33,7 +33,7 @@ type Config struct {
 	Flows        []FlowConfig
 	Lines        []LineConfig  // that sources come over; none: nothing is shared out
 	TLS          *tls.Config   // as wire.ServerTLS gives
-	Memory       int64         // bytes of buffers over all flows; 256 MiB, at least 48 MiB
+	Memory       int64         // bytes of buffers over all flows; 256 MiB, at least 96 MiB
 	LogLimit     int64         // bytes of redo log per flow; 1 GiB, at least 1 MiB
 	IndexMemory  int64         // bytes of the dedup index; 64 MiB
 	NoDedup      bool          // the index is neither asked nor filled
@@ -96,7 +96,7 @@ type Found struct {
 const (
 	inBuffer    = wire.MaxPlain + 64<<10 // holds the payload of every bulk frame, shifted for alignment
 	applyBuffer = wire.MaxPlain + 512<<10
-	minMemory   = 48 << 20
+	minMemory   = 96 << 20
 	minLogLimit = 1 << 20
 )
 

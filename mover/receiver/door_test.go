@@ -174,14 +174,18 @@ func TestPolicy(t *testing.T) {
 	fits := randomSrc(36*leafSize, 3)
 	r.first(e, fits)
 	r.settled("acme/db1/data")
-	for n := 0; n != 2; { // connections that were refused leave when their peer has read why
-		time.Sleep(time.Millisecond)
-		r.s.mu.Lock()
-		n = r.s.hosts["acme/db1"]
-		r.s.mu.Unlock()
+	left := func() { // connections that were refused leave when their peer has read why
+		for n := 0; n != 2; {
+			time.Sleep(time.Millisecond)
+			r.s.mu.Lock()
+			n = r.s.hosts["acme/db1"]
+			r.s.mu.Unlock()
+		}
 	}
+	left()
 	set(func() { limit.Conns = 2 })
 	wantError(t, r.mustDialOr("data"), nil, "policy: connections") // the host's third
+	left()
 	other, err := r.dialAs("acme", "db2", newID(), "root")
 	must(t, err)
 

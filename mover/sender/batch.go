@@ -35,7 +35,7 @@ const (
 type batch struct {
 	seq   uint32 // 0 until it is first sent
 	shape form
-	ext   []extent.Extent // to read, ascending, together at most chunker.GroupSize
+	ext   []extent.Extent // to read, ascending, together at most chunker.BatchSize
 	items []wire.Item     // shape bare: all; shape put: made when read
 	bytes int64           // of ext, in the window
 	group int64           // shape checked

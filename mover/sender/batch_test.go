@@ -102,7 +102,7 @@ func checkBatch(t *testing.T, seed uint64, size int64, b *batch) {
 		}
 		sum, end = sum+e.Len, e.End()
 	}
-	if sum != b.bytes || sum > chunker.GroupSize || len(b.ext) > wire.MaxItems || chunker.Leaves(sum) > wire.MaxLeaves {
+	if sum != b.bytes || sum > chunker.BatchSize || len(b.ext) > wire.MaxItems || chunker.Leaves(sum) > wire.MaxLeaves {
 		t.Fatalf("seed %d: %d bytes, %d said, %d extents", seed, sum, b.bytes, len(b.ext))
 	}
 }

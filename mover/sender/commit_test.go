@@ -155,7 +155,7 @@ func TestFirstCommitUnanswered(t *testing.T) {
 	table := filepath.Join(t.TempDir(), "table")
 	g := newSlowCommitter(t, table)
 	defer g.end()
-	pool := buffers.New(chunker.GroupSize, 32<<20)
+	pool := buffers.New(chunker.BatchSize, 32<<20)
 	free := extent.NewSet(size, chunker.LeafSize)
 	free.Add(extent.Extent{Off: 7 * chunker.LeafSize, Len: 9 * chunker.LeafSize})
 	generation := newID()

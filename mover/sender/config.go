@@ -45,7 +45,7 @@ type Deps struct {
 	Freezer blockdev.Freezer
 	Paths   []Path        // to the gateway, at least one
 	Table   string        // path of the digest table
-	Buffers *buffers.Pool // of chunker.GroupSize bytes each; may be shared by flows
+	Buffers *buffers.Pool // of chunker.BatchSize bytes each; may be shared by flows
 	Log     *slog.Logger
 	// Quiet is called with true before a freeze and with false after the thaw: nothing may be written to disk in between. May be nil.
 	Quiet func(bool)

@@ -74,8 +74,8 @@ func New(cfg Config, deps Deps) (*Flow, error) {
 		return nil, fmt.Errorf("%w: a flow needs Volume, Tracker, Paths, Table and Buffers", sentinel.ErrUsage)
 	}
 	cfg.Conns = min(cfg.Conns, wire.MaxConns-len(deps.Paths)) // each path may have one without batches
-	if deps.Buffers.Size() != chunker.GroupSize {
-		return nil, fmt.Errorf("%w: buffers of %d bytes, want %d", sentinel.ErrUsage, deps.Buffers.Size(), chunker.GroupSize)
+	if deps.Buffers.Size() != chunker.BatchSize {
+		return nil, fmt.Errorf("%w: buffers of %d bytes, want %d", sentinel.ErrUsage, deps.Buffers.Size(), chunker.BatchSize)
 	}
 	if deps.Log == nil {
 		deps.Log = discard
@@ -123,7 +123,7 @@ func (f *Flow) Run(ctx context.Context) (err error) {
 	if f.table, err = openTable(f.deps.Table, f.deps.Volume.Size()); err != nil {
 		return err
 	}
-	codec, err := chunker.NewCodec(chunker.CodecConfig{Encoders: min(f.cfg.CPU, runtime.NumCPU()), Decoders: 1, LowMemory: true})
+	codec, err := chunker.NewCodec(chunker.CodecConfig{Encoders: min(f.cfg.CPU, runtime.NumCPU()), Decoders: 1})
 	if err != nil {
 		return errors.Join(err, f.table.Close())
 	}

@@ -28,7 +28,7 @@ func TestLateWrite(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			first, second := &conn{gone: make(chan struct{})}, &conn{gone: make(chan struct{})}
 			p := &pass{open: map[uint32]*batch{}}
-			r := &run{pipeline: &pipeline{buffers: buffers.New(chunker.GroupSize, 2*chunker.GroupSize)}, p: p, wake: make(chan struct{}, 1),
+			r := &run{pipeline: &pipeline{buffers: buffers.New(chunker.BatchSize, 2*chunker.BatchSize)}, p: p, wake: make(chan struct{}, 1),
 				room: mover.Window{Limit: 1 << 30}, flight: map[*batch]struct{}{}, checks: map[uint32]*batch{}}
 			b := newBatch(put)
 			b.bytes = chunker.LeafSize

@@ -155,7 +155,7 @@ func (k *packer) compress(plain []byte, scratch *[]byte, weakest int) (codec uin
 // encode compresses, and notes what that has cost and brought.
 func (k *packer) encode(plain []byte, scratch *[]byte, l int) (out []byte, ok bool) {
 	if cap(*scratch) == 0 {
-		*scratch = make([]byte, 0, chunker.Bound(chunker.GroupSize))
+		*scratch = make([]byte, 0, chunker.Bound(chunker.BatchSize))
 	}
 	took := onCore(func() { out, ok = k.codec.Compress((*scratch)[:0], plain, chunker.Level(l)) })
 	n := len(plain)

@@ -11,19 +11,13 @@ import (
 // freeItem is the longest item of free space: the gateway gives space back while the pass goes on, piece by piece.
 const freeItem = 1 << 30
 
-// everything plans a full pass or a rescan: each group's leaves in use as one batch, free space as bare batches between them. free may be
-// nil. The source's table has the free leaves already.
+// everything plans a full pass or a rescan: leaves in use, packed over groups or, to be checked, each group's as one batch; free space as bare batches between
+// them. free may be nil. The source's table has the free leaves already.
 func everything(size int64, free *extent.Set, check bool) iter.Seq[*batch] {
 	return func(yield func(*batch) bool) {
-		rest := newBatch(bare)
-		flush := func() bool {
-			if len(rest.items) == 0 {
-				return true
-			}
-			b := rest
-			rest = newBatch(bare)
-			return yield(b)
-		}
+		rest, used := newBatch(bare), newBatch(offered)
+		use := func(e extent.Extent) bool { return fill(&used, chunker.BatchSize, e, yield) }
+		flush := func() bool { return hand(&rest, yield) }
 		unused := func(e extent.Extent) bool {
 			if n := len(rest.items); n > 0 && int64(rest.items[n-1].Off+rest.items[n-1].Len) == e.Off && rest.items[n-1].Len+uint64(e.Len) <= freeItem {
 				rest.items[n-1].Len += uint64(e.Len)
@@ -34,33 +28,51 @@ func everything(size int64, free *extent.Set, check bool) iter.Seq[*batch] {
 		}
 		for off := int64(0); off < size; off += chunker.GroupSize {
 			g := extent.Extent{Off: off, Len: min(chunker.GroupSize, size-off)}
-			b := newBatch(offered)
 			if check {
-				b.shape, b.group = checked, off/chunker.GroupSize
+				used.shape, used.group = checked, off/chunker.GroupSize
 			}
 			at := g.Off
 			if free != nil {
 				for e := range free.Within(g) {
-					if e.Off > at {
-						b.add(extent.Extent{Off: at, Len: e.Off - at})
+					if !use(extent.Extent{Off: at, Len: e.Off - at}) {
+						return
 					}
 					at = e.End()
 					if check && e != g {
-						b.free = append(b.free, freeItemOf(e)) // equal as part of the group's digest, mostly
+						used.free = append(used.free, freeItemOf(e)) // equal as part of the group's digest, mostly
 					} else if !unused(e) {
 						return
 					}
 				}
 			}
-			if at < g.End() {
-				b.add(extent.Extent{Off: at, Len: g.End() - at})
-			}
-			if len(b.ext) > 0 && !yield(b) {
+			if !use(extent.Extent{Off: at, Len: g.End() - at}) || check && !hand(&used, yield) {
 				return
 			}
 		}
-		flush()
+		if hand(&used, yield) {
+			flush()
+		}
 	}
+}
+
+// fill adds e, cut into pieces where b is full: where another leaf would be more than most bytes. What is full goes to yield.
+func fill(b **batch, most int64, e extent.Extent, yield func(*batch) bool) bool {
+	for e.Len > 0 {
+		n := min(e.Len, most-(*b).bytes)
+		(*b).add(extent.Extent{Off: e.Off, Len: n})
+		e.Off, e.Len = e.Off+n, e.Len-n
+		if (*b).bytes > most-chunker.LeafSize && !hand(b, yield) { // a short last leaf counts as a whole one
+			return false
+		}
+	}
+	return true
+}
+
+// hand gives b to yield unless it holds nothing, and begins another.
+func hand(b **batch, yield func(*batch) bool) bool {
+	full := *b
+	*b = newBatch(full.shape)
+	return len(full.ext) == 0 && len(full.items) == 0 || yield(full)
 }
 
 func freeItemOf(e extent.Extent) wire.Item {
@@ -88,36 +100,20 @@ func freeLeaves(size int64, free *extent.Set) *extent.Set {
 
 // changes plans a delta: leaves that are dirty as a whole, and those in whole, are offered; parts of other leaves are put. Both are
 // packed over groups. around: the leaves around the parts are read with them, so a batch takes no more parts than have their leaves in
-// one buffer.
+// one buffer; and writers stand still or soon will, so batches are small, for all cores to have some and the last one to be done soon.
 func changes(dirty, whole *extent.Set, around bool) iter.Seq[*batch] {
-	size := dirty.Size()
+	size, most := dirty.Size(), int64(chunker.BatchSize)
+	if around {
+		most = chunker.GroupSize
+	}
 	return func(yield func(*batch) bool) {
 		offer, parts := newBatch(offered), newBatch(put)
-		flush := func(b **batch, s form) bool {
-			if len((*b).ext) == 0 {
-				return true
-			}
-			full := *b
-			*b = newBatch(s)
-			return yield(full)
-		}
-		addWhole := func(e extent.Extent) bool {
-			for e.Len > 0 {
-				n := min(e.Len, chunker.GroupSize-offer.bytes)
-				offer.add(extent.Extent{Off: e.Off, Len: n})
-				e.Off, e.Len = e.Off+n, e.Len-n
-				// A short last leaf counts as a whole one.
-				if chunker.Leaves(offer.bytes) >= chunker.GroupLeaves && !flush(&offer, offered) {
-					return false
-				}
-			}
-			return true
-		}
+		addWhole := func(e extent.Extent) bool { return fill(&offer, most, e, yield) }
 		leaves, lastPart := int64(0), int64(-1) // of parts
 		addPart := func(e extent.Extent) bool {
 			leaf := e.Off / chunker.LeafSize
-			if parts.bytes+e.Len > chunker.GroupSize || len(parts.ext) >= maxParts || around && leaves == chunker.GroupLeaves && leaf != lastPart {
-				if !flush(&parts, put) {
+			if parts.bytes+e.Len > most || len(parts.ext) >= maxParts || around && leaves == chunker.GroupLeaves && leaf != lastPart {
+				if !hand(&parts, yield) {
 					return false
 				}
 				leaves, lastPart = 0, -1
@@ -157,8 +153,8 @@ func changes(dirty, whole *extent.Set, around bool) iter.Seq[*batch] {
 				e = extent.Extent{Off: x.End(), Len: e.End() - x.End()}
 			}
 		}
-		if flush(&offer, offered) {
-			flush(&parts, put)
+		if hand(&offer, yield) {
+			hand(&parts, yield)
 		}
 	}
 }
@@ -172,20 +168,10 @@ func leavesOf(size int64, ext iter.Seq[extent.Extent]) iter.Seq[*batch] {
 		b := newBatch(offered)
 		for e := range ext {
 			e = e.Align(chunker.LeafSize).Intersect(extent.Extent{Off: 0, Len: size})
-			for e.Len > 0 {
-				n := min(e.Len, chunker.GroupSize-b.bytes)
-				b.add(extent.Extent{Off: e.Off, Len: n})
-				e.Off, e.Len = e.Off+n, e.Len-n
-				if chunker.Leaves(b.bytes) >= chunker.GroupLeaves {
-					if !yield(b) {
-						return
-					}
-					b = newBatch(offered)
-				}
+			if !fill(&b, chunker.BatchSize, e, yield) {
+				return
 			}
 		}
-		if len(b.ext) > 0 {
-			yield(b)
-		}
+		hand(&b, yield)
 	}
 }

@@ -74,7 +74,7 @@ func (r *reader) limit(perSecond int64) {
 	defer r.mu.Unlock()
 	r.cap = nil
 	if perSecond > 0 {
-		r.cap = rate.NewLimiter(rate.Limit(perSecond), chunker.GroupSize)
+		r.cap = rate.NewLimiter(rate.Limit(perSecond), chunker.BatchSize)
 	}
 }
 

@@ -89,7 +89,7 @@ func (r *run) twin(leaf extent.Extent, d digest.Digest, b *batch) bool {
 }
 
 // full: one more leaf might not have room in a buffer.
-func (l *postponed) full() bool { return l.bytes > chunker.GroupSize-chunker.LeafSize }
+func (l *postponed) full() bool { return l.bytes > chunker.BatchSize-chunker.LeafSize }
 
 // arrived tells that b is acked, and returns the full batches that have waited for nothing else.
 func (t *twins) arrived(b *batch) []*batch {
