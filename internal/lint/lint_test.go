@@ -122,7 +122,7 @@ func violations(units []unit, from string, imports []string) (bad []string) {
 		case a.name == b.name && a.name != "internal":
 			// A row is one unit.
 		case isContract(a.name, b.name):
-			// blockdev holds the contracts of what lies below it.
+			// blockdev and objstore hold the contracts of what lies below them.
 		case only[b.name] != nil && !slices.Contains(only[b.name], a.name):
 			bad = append(bad, fmt.Sprintf("%s imports %s, which only %s may", from, to, strings.Join(only[b.name], " and ")))
 		case b.level >= a.level:
@@ -139,7 +139,7 @@ var only = map[string][]string{
 }
 
 // isContract tells whether b is the package of contracts that a implements.
-func isContract(a, b string) bool { return strings.HasPrefix(a, b+"/") && b == "blockdev" }
+func isContract(a, b string) bool { return strings.HasPrefix(a, b+"/") && (b == "blockdev" || b == "objstore") }
 
 func layer(u unit) string {
 	if u.level%2 == 1 {
