@@ -98,7 +98,7 @@ func (r *Rig) StartSource() error {
   compression: %s
   tracking: {pin-dir: %s}
 %s`, r.path("src-state"), r.path("src-run"), r.path("source.sock"), or(r.o.SourceMetrics, "off"), addr, r.path("pki/ca.pem"), r.path("pki/"+host+".pem"), r.path("pki/"+host+".key"),
-			max(r.o.Conns, 2), or(r.o.Memory, "256MiB"), or(r.o.Compression, "auto"), r.pinDir(), sourceFlows(r.o))
+			max(r.o.Conns, 2), or(r.o.Memory, "384MiB"), or(r.o.Compression, "auto"), r.pinDir(), sourceFlows(r.o))
 		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 			return err
 		}

@@ -185,7 +185,7 @@ func (s *Source) Defaults() {
 		Metrics:     Metrics{Listen: "127.0.0.1:9464"},
 		LogLevel:    "info",
 		Gateway:     Dial{Connections: 4},
-		Limits:      Limits{Memory: 256 << 20, QueueDepth: 16, IOPriority: "idle"},
+		Limits:      Limits{Memory: 384 << 20, QueueDepth: 16, IOPriority: "idle"},
 		Audit:       Audit{Keep: keepAudit},
 		Compression: "auto",
 		Tracking:    Tracking{Method: "auto", Memory: 64 << 20, PinDir: "/sys/fs/bpf/mover"},
