@@ -58,6 +58,8 @@ type Query struct {
 type Page struct {
 	Entries []Entry // ascending by key
 	More    bool    // there may be others behind; then Entries is not empty
+	// Now is the store's clock when it answered; zero: not told. What was modified just before may be modified again without another Modified.
+	Now time.Time
 }
 
 // Entry is what a listing tells of an object.
