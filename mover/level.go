@@ -1,5 +1,7 @@
 package mover
 
+import "math"
+
 // Levels of compression, weakest first: 0 is none.
 const LevelCount = 5
 
@@ -15,8 +17,10 @@ var priors = [LevelCount]LevelCost{{0, 1}, {1 / 260e6, 0.45}, {1 / 200e6, 0.425}
 // Levels chooses how strongly to compress: so that neither the line waits for a core nor, where it is the bottleneck, a core
 // idles while the line is full. The zero value is ready.
 type Levels struct {
-	seen [LevelCount]LevelCost
-	last int // level chosen last, plus 1; 0: none
+	seen   [LevelCount]LevelCost
+	age    [LevelCount]int // batches of other levels since
+	recent int             // level seen last; 0: none was
+	last   int             // level chosen last, plus 1; 0: none
 
 	chosen int // batches that were asked about in Try
 }
@@ -27,49 +31,52 @@ func (l *Levels) Observe(level int, plain, out int64, seconds float64) {
 		return
 	}
 	now := LevelCost{seconds / float64(plain), float64(out) / float64(plain)}
-	s := &l.seen[level]
-	if s.Ratio == 0 {
-		*s = now
-		return
+	if l.recent > 0 {
+		was := l.cost(level)
+		const keep = 0.9
+		now = LevelCost{keep*was.Seconds + (1-keep)*now.Seconds, keep*was.Ratio + (1-keep)*now.Ratio}
 	}
-	const keep = 0.9
-	s.Seconds = keep*s.Seconds + (1-keep)*now.Seconds
-	s.Ratio = keep*s.Ratio + (1-keep)*now.Ratio
+	for i := range l.age {
+		l.age[i]++
+	}
+	l.seen[level], l.age[level], l.recent = now, 0, level
 }
 
+// ages is what is left after each batch of the weight of what a level did to others before.
+const ages = 0.97
+
+// cost is what a level does to the data of now: what it did, and the longer that is ago, what the one that was seen last says of it, for data changes, and the
+// first batches cost more than others.
 func (l *Levels) cost(level int) LevelCost {
-	if s := l.seen[level]; s.Ratio > 0 {
-		return s
-	}
 	c := priors[level]
-	if level == 0 {
+	if level == 0 || l.recent == 0 {
 		return c
 	}
-	// A level not tried yet gains as much over the nearest one that was measured as it typically does.
-	for away := 1; away < LevelCount; away++ {
-		for _, i := range [2]int{level - away, level + away} {
-			if i > 0 && i < LevelCount && l.seen[i].Ratio > 0 {
-				c.Ratio *= l.seen[i].Ratio / priors[i].Ratio
-				c.Seconds *= l.seen[i].Seconds / priors[i].Seconds
-				return c
-			}
-		}
+	// A level gains as much over another one as it typically does.
+	c.Ratio *= l.seen[l.recent].Ratio / priors[l.recent].Ratio
+	c.Seconds *= l.seen[l.recent].Seconds / priors[l.recent].Seconds
+	if s := l.seen[level]; s.Ratio > 0 {
+		own := math.Pow(ages, float64(l.age[level]))
+		c = LevelCost{own*s.Seconds + (1-own)*c.Seconds, own*s.Ratio + (1-own)*c.Ratio}
 	}
 	return c
 }
 
-// Try tells whether the next stronger level than one that compresses should be tried on one batch: soon if it never was, else now and then, for data change.
+// Try gives the level to use for one batch where level was chosen: mostly that, the next stronger one soon if it never was seen, and both neighbours now and then.
 // What comes out is sent like any other.
-func (l *Levels) Try(level int) bool {
-	if level < 1 || level+1 >= LevelCount {
-		return false
+func (l *Levels) Try(level int) int {
+	if level < 1 {
+		return level
 	}
 	l.chosen++
-	every := 4
-	if l.seen[level+1].Ratio > 0 {
-		every = 64
+	stronger, weaker := min(level+1, LevelCount-1), max(level-1, 1)
+	switch {
+	case l.seen[stronger].Ratio == 0 && l.chosen%4 == 0, l.chosen%64 == 0:
+		return stronger
+	case l.chosen%64 == 32:
+		return weaker
 	}
-	return l.chosen%every == 0
+	return level
 }
 
 // Choose picks the level with which a byte takes the least time, given the line in bytes per second (0: not known), the cores

@@ -104,10 +104,7 @@ func (k *packer) level(weakest int) (l int, probe bool) {
 	l = k.levels.Choose(k.meter.perSecond(), k.spare, weakest)
 	if l > 0 {
 		k.plain = 0
-		if k.levels.Try(l) {
-			l++
-		}
-		return l, false
+		return max(weakest, k.levels.Try(l)), false
 	}
 	k.plain++
 	return 0, k.plain%probeEvery == 0
