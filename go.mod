@@ -3,6 +3,7 @@ module github.com/moverd/mover
 go 1.26.0
 
 require (
+	github.com/baidubce/bce-sdk-go v0.9.277
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/cilium/ebpf v0.22.0
 	github.com/cockroachdb/pebble/v2 v2.1.7
