@@ -1,0 +1,5 @@
+//go:build race
+
+package bos_test
+
+const raceEnabled = true
