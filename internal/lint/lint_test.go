@@ -139,7 +139,9 @@ var only = map[string][]string{
 }
 
 // isContract tells whether b is the package of contracts that a implements.
-func isContract(a, b string) bool { return strings.HasPrefix(a, b+"/") && (b == "blockdev" || b == "objstore") }
+func isContract(a, b string) bool {
+	return strings.HasPrefix(a, b+"/") && (b == "blockdev" || b == "objstore")
+}
 
 func layer(u unit) string {
 	if u.level%2 == 1 {
