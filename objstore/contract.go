@@ -88,8 +88,8 @@ type Attrs struct {
 
 // GetOptions is what to read of an object. The zero value is all of it, in whatever state it is.
 type GetOptions struct {
-	Off   int64
-	Len   int64  // 0: to the end
+	Off   int64  // at the end of an object that is not empty, or behind it: an error
+	Len   int64  // 0: to the end; more than there is: to the end too
 	IfTag string // only while the object has this ETag: ErrChanged
 }
 
@@ -136,7 +136,7 @@ type Limits struct {
 	Key func(key string) error
 }
 
-// What follows are abilities that a store may have as well.
+// What follows are abilities that a store may have as well. One that wraps another has all of them, and answers ErrNotSupported for what that one lacks.
 
 // Tagger carries tags.
 type Tagger interface {
