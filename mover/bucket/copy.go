@@ -1,0 +1,475 @@
+package bucket
+
+// A copier moves one object at a time for each of many callers:
+//
+//	small   GET into memory, digest, PUT
+//	large   parts side by side, each GET into memory, digest, PUT PART; then COMPLETE. Parts of very large objects stream
+//
+// What is read is of one state of the object (its ETag), or the copy begins again. What is stored is confirmed by the target (objstore.Store.Put).
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/moverd/mover/objstore"
+)
+
+// CopyConfig says how objects are copied. Zero values are defaults.
+type CopyConfig struct {
+	Memory     int64  // bytes of objects and parts in memory; 128 MiB
+	Part       int64  // bytes up to which an object is moved as a whole, and of parts; 16 MiB
+	Parts      int    // of one object side by side; 8
+	FromPrefix string // of keys at the source, which is left out at the target
+	ToPrefix   string // of keys at the target
+	Class      string // storage class at the target
+	Escape     bool   // keys that the target refuses are spelled otherwise; else they are refused
+	Grants     bool   // who may read it is carried too
+	// Pace waits until n bytes may go over the line; nil: at once.
+	Pace func(ctx context.Context, n int) error
+}
+
+func (c CopyConfig) withDefaults() CopyConfig {
+	if c.Memory <= 0 {
+		c.Memory = 128 << 20
+	}
+	if c.Part <= 0 {
+		c.Part = 16 << 20
+	}
+	c.Part = (c.Part + BlockSize - 1) / BlockSize * BlockSize
+	c.Memory = max(c.Memory, 2*c.Part)
+	if c.Parts <= 0 {
+		c.Parts = 8
+	}
+	return c
+}
+
+// copier copies objects of one bucket to another. Safe for concurrent use.
+type copier struct {
+	from, to objstore.Store
+	cfg      CopyConfig
+	memory   *semaphore.Weighted
+	free     chan []byte // buffers of Part bytes, kept
+}
+
+func newCopier(from, to objstore.Store, cfg CopyConfig) *copier {
+	cfg = cfg.withDefaults()
+	return &copier{from: from, to: to, cfg: cfg, memory: semaphore.NewWeighted(cfg.Memory), free: make(chan []byte, cfg.Memory/cfg.Part)}
+}
+
+// told hears of an upload that has begun, and of each part that is done.
+type told func(PartResult) error
+
+// statesTried is how many states of an object are copied one after the other, when it changes while it is read, before it is left to the next pass.
+const statesTried = 3
+
+// copy copies one object, or deletes it. An error ends the work: it is not one of the object.
+func (c *copier) copy(ctx context.Context, it Item, told told) (ItemResult, error) {
+	out := ItemResult{Key: it.Entry.Key, Delete: it.Delete}
+	key, err := c.target(it.Entry.Key)
+	if err != nil && !it.Delete {
+		out.Record = recordOf(it)
+		out.Record.Outcome, out.Record.Why = Refused, err.Error()
+		return out, nil
+	}
+	if it.Delete {
+		return c.delete(ctx, key, out)
+	}
+	for range statesTried {
+		r := recordOf(it)
+		var sent int64
+		sent, err = c.state(ctx, it, key, &r, told)
+		out.Record, out.Sent = r, out.Sent+sent
+		if err == nil || !errors.Is(err, objstore.ErrChanged) && !errors.Is(err, objstore.ErrNotFound) || errors.Is(err, errTarget) {
+			break
+		}
+		e, found, relist := c.list(ctx, it.Entry.Key) // another state is there now, or none
+		if relist != nil {
+			err = relist
+			break
+		}
+		if !found {
+			out.Record.Outcome = Gone
+			return out, nil
+		}
+		it.Entry, it.Sure, it.Upload = e, false, nil
+	}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return out, ctx.Err()
+	case errors.Is(err, errTarget) && errors.Is(err, objstore.ErrDenied), errors.Is(err, objstore.ErrClock):
+		return out, err // so it is for all objects
+	case errors.Is(err, objstore.ErrNotSupported), errors.Is(err, objstore.ErrArchived):
+		out.Record.Outcome, out.Record.Why = Refused, err.Error()
+	default:
+		out.Record.Outcome, out.Record.Why = Failed, err.Error()
+	}
+	return out, nil
+}
+
+func recordOf(it Item) Record {
+	e := it.Entry
+	return Record{Sure: it.Sure, Size: e.Size, Modified: e.Modified, ETag: e.ETag, Class: e.Class}
+}
+
+// errTarget marks errors of the target.
+var errTarget = errors.New("target")
+
+func atTarget(err error) error {
+	if err == nil {
+		return nil
+	}
+	return targetError{err}
+}
+
+type targetError struct{ error }
+
+func (e targetError) Unwrap() error        { return e.error }
+func (e targetError) Is(target error) bool { return target == errTarget }
+
+// list gives the entry of one key, as a listing has it.
+func (c *copier) list(ctx context.Context, key string) (objstore.Entry, bool, error) {
+	p, err := c.from.List(ctx, objstore.Query{Prefix: key, Max: 1}) // of all keys that begin with it, it is the first
+	if err != nil || len(p.Entries) == 0 || p.Entries[0].Key != key {
+		return objstore.Entry{}, false, err
+	}
+	return p.Entries[0], true, nil
+}
+
+// target gives the key at the target, or why there can be none.
+func (c *copier) target(key string) (string, error) {
+	to := c.cfg.ToPrefix + strings.TrimPrefix(key, c.cfg.FromPrefix)
+	err := c.to.Limits().Key(to)
+	if err == nil || !c.cfg.Escape {
+		return to, err
+	}
+	to = escape(to)
+	return to, c.to.Limits().Key(to)
+}
+
+func (c *copier) delete(ctx context.Context, key string, out ItemResult) (ItemResult, error) {
+	left, err := c.to.Delete(ctx, key)
+	if err == nil {
+		err = left[key]
+	}
+	if err != nil {
+		return out, err
+	}
+	return out, nil
+}
+
+// state copies one state of an object.
+func (c *copier) state(ctx context.Context, it Item, key string, r *Record, told told) (sent int64, err error) {
+	lim := c.to.Limits()
+	if lim.Object > 0 && it.Entry.Size > lim.Object {
+		return 0, atTarget(fmt.Errorf("%d bytes are more than the %d that %s takes: %w", it.Entry.Size, lim.Object, c.to, objstore.ErrNotSupported))
+	}
+	if it.Entry.Size <= c.cfg.Part && (lim.Put == 0 || it.Entry.Size <= lim.Put) {
+		return c.small(ctx, it.Entry, key, r)
+	}
+	return c.large(ctx, it, key, r, told)
+}
+
+// lease takes memory for n bytes. The buffer has them all.
+func (c *copier) lease(ctx context.Context, n int64) (buf []byte, release func(), err error) {
+	if n > c.cfg.Part/4 {
+		if err := c.memory.Acquire(ctx, max(n, c.cfg.Part)); err != nil {
+			return nil, nil, err
+		}
+		select {
+		case buf = <-c.free:
+		default:
+			buf = make([]byte, max(n, c.cfg.Part))
+		}
+		if int64(len(buf)) < n {
+			buf = make([]byte, n)
+		}
+		return buf[:n], func() {
+			c.memory.Release(max(n, c.cfg.Part))
+			select {
+			case c.free <- buf:
+			default:
+			}
+		}, nil
+	}
+	if err := c.memory.Acquire(ctx, max(n, 4096)); err != nil {
+		return nil, nil, err
+	}
+	return make([]byte, n), func() { c.memory.Release(max(n, 4096)) }, nil
+}
+
+// read reads what o asks for into buf, which is as long.
+func (c *copier) read(ctx context.Context, key string, o objstore.GetOptions, buf []byte) (objstore.Object, error) {
+	obj, body, err := c.from.Get(ctx, key, o)
+	if err != nil {
+		return obj, err
+	}
+	defer body.Close()
+	if _, err := io.ReadFull(body, buf); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("%w: %w", err, objstore.ErrTransient)
+		}
+		return obj, err
+	}
+	var one [1]byte
+	switch _, err := io.ReadFull(body, one[:]); err { // the end is where a body tells that it was not what it should be
+	case io.EOF:
+		return obj, nil
+	case nil:
+		return obj, fmt.Errorf("%q has more than %d bytes: %w", key, len(buf), objstore.ErrCorrupt)
+	default:
+		return obj, err
+	}
+}
+
+func (c *copier) small(ctx context.Context, e objstore.Entry, key string, r *Record) (int64, error) {
+	buf, release, err := c.lease(ctx, e.Size)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	obj, err := c.read(ctx, e.Key, objstore.GetOptions{IfTag: e.ETag}, buf)
+	if err != nil {
+		return 0, err
+	}
+	var d Digester
+	_, _ = d.Write(buf)
+	r.Digest = ObjectDigest(d.Blocks())
+	if err := c.pace(ctx, len(buf)); err != nil {
+		return 0, err
+	}
+	w, err := c.to.Put(ctx, key, objstore.Bytes(buf), c.options(obj.Attrs, r))
+	if err != nil {
+		return e.Size, atTarget(err)
+	}
+	return e.Size, c.finish(ctx, obj, key, w, r)
+}
+
+func (c *copier) pace(ctx context.Context, n int) error {
+	if c.cfg.Pace == nil {
+		return nil
+	}
+	return c.cfg.Pace(ctx, n)
+}
+
+// options is how an object with a is stored; what the target does not take of it is noted in r.
+func (c *copier) options(a objstore.Attrs, r *Record) objstore.PutOptions {
+	if most := c.to.Limits().Meta; most > 0 {
+		n := 0
+		for k, v := range a.Meta {
+			n += len(k) + len(v)
+		}
+		if n > most {
+			r.Lost = append(r.Lost, fmt.Sprintf("user metadata: %d bytes, at most %d", n, most))
+			a.Meta = nil
+		}
+	}
+	return objstore.PutOptions{Attrs: a, Class: c.cfg.Class}
+}
+
+// finish carries what does not travel with the bytes, and notes that the object is copied.
+func (c *copier) finish(ctx context.Context, obj objstore.Object, key string, w objstore.Written, r *Record) error {
+	if err := c.tags(ctx, obj, key, r); err != nil {
+		return err
+	}
+	if err := c.grants(ctx, obj, key, r); err != nil {
+		return err
+	}
+	r.Outcome, r.Target = Copied, w.ETag
+	return nil
+}
+
+func (c *copier) tags(ctx context.Context, obj objstore.Object, key string, r *Record) error {
+	from, ok := c.from.(objstore.Tagger)
+	if !ok || obj.Tags == 0 {
+		return nil
+	}
+	tags, err := from.Tags(ctx, obj.Key)
+	if err != nil || len(tags) == 0 {
+		return err
+	}
+	to, ok := c.to.(objstore.Tagger)
+	if !ok {
+		r.Lost = append(r.Lost, fmt.Sprintf("%d tags", len(tags)))
+		return nil
+	}
+	return atTarget(to.SetTags(ctx, key, tags))
+}
+
+func (c *copier) grants(ctx context.Context, obj objstore.Object, key string, r *Record) error {
+	from, ok := c.from.(objstore.Granter)
+	if !ok || !c.cfg.Grants {
+		return nil
+	}
+	canned, all, err := from.Grants(ctx, obj.Key)
+	if err != nil || canned == "private" {
+		return err
+	}
+	to, ok := c.to.(objstore.Granter)
+	if !ok || canned == "" {
+		r.Lost = append(r.Lost, "grants: "+strings.Join(append(all, canned), ", "))
+		return nil
+	}
+	return atTarget(to.SetGrants(ctx, key, canned))
+}
+
+// partSize is how large parts of an object of size bytes are.
+func (c *copier) partSize(size int64) int64 {
+	lim := c.to.Limits()
+	n := max(c.cfg.Part, lim.PartLeast)
+	if lim.Parts > 0 {
+		n = max(n, (size+int64(lim.Parts)-1)/int64(lim.Parts))
+	}
+	align := int64(BlockSize)
+	for lim.PartAlign > 0 && align%lim.PartAlign != 0 {
+		align += BlockSize
+	}
+	return (n + align - 1) / align * align
+}
+
+func (c *copier) large(ctx context.Context, it Item, key string, r *Record, told told) (sent int64, err error) {
+	e := it.Entry
+	obj, err := c.from.Head(ctx, e.Key)
+	if err == nil && obj.ETag != e.ETag {
+		err = fmt.Errorf("%q: %w while it waited", e.Key, objstore.ErrChanged)
+	}
+	if err != nil {
+		return 0, err
+	}
+	opts := c.options(obj.Attrs, r)
+	up := it.Upload
+	if up == nil || up.ETag != e.ETag || up.Size <= 0 {
+		if up != nil {
+			if err := c.to.Abort(ctx, key, up.ID); err != nil {
+				return 0, atTarget(err)
+			}
+		}
+		up = &Progress{ETag: e.ETag, Size: c.partSize(e.Size)}
+		if up.ID, err = c.to.Begin(ctx, key, opts); err != nil {
+			return 0, atTarget(err)
+		}
+		if err := told(PartResult{Key: e.Key, Upload: up.ID, ETag: up.ETag, Size: up.Size}); err != nil {
+			return 0, err
+		}
+	}
+	n := int((e.Size + up.Size - 1) / up.Size)
+	parts := make([]objstore.Part, n)
+	for _, d := range up.Parts {
+		if d.No >= 1 && d.No <= n {
+			parts[d.No-1] = objstore.Part{No: d.No, Size: c.sizeOf(e.Size, up.Size, d.No), ETag: d.ETag}
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(c.cfg.Parts)
+	for i := range parts {
+		if parts[i].No != 0 {
+			continue
+		}
+		g.Go(func() error {
+			d, err := c.part(gctx, e, key, up, i+1)
+			if err != nil {
+				return err
+			}
+			parts[i] = objstore.Part{No: i + 1, Size: c.sizeOf(e.Size, up.Size, i+1), ETag: d.ETag}
+			return told(PartResult{Key: e.Key, Upload: up.ID, ETag: up.ETag, Size: up.Size, Part: d})
+		})
+		sent += c.sizeOf(e.Size, up.Size, i+1)
+	}
+	if err := g.Wait(); err != nil {
+		if errors.Is(err, objstore.ErrChanged) { // its parts are of a state that is gone
+			err = errors.Join(err, c.to.Abort(ctx, key, up.ID))
+		}
+		return sent, err
+	}
+	w, err := c.to.Complete(ctx, key, up.ID, parts, opts)
+	if err != nil {
+		return sent, atTarget(err)
+	}
+	return sent, c.finish(ctx, obj, key, w, r) // its digest is made of the parts, where they are all known
+}
+
+// sizeOf is the bytes of part no of an object.
+func (c *copier) sizeOf(object, part int64, no int) int64 {
+	return min(part, object-int64(no-1)*part)
+}
+
+// part copies one part, from memory, or as a stream where it is too long for that.
+func (c *copier) part(ctx context.Context, e objstore.Entry, key string, up *Progress, no int) (Done, error) {
+	n := c.sizeOf(e.Size, up.Size, no)
+	o := objstore.GetOptions{Off: int64(no-1) * up.Size, Len: n, IfTag: up.ETag}
+	if n > c.cfg.Memory/4 && n > c.cfg.Part {
+		return c.stream(ctx, e, key, up, no, o)
+	}
+	buf, release, err := c.lease(ctx, n)
+	if err != nil {
+		return Done{}, err
+	}
+	defer release()
+	if _, err := c.read(ctx, e.Key, o, buf); err != nil {
+		return Done{}, err
+	}
+	var d Digester
+	_, _ = d.Write(buf)
+	if err := c.pace(ctx, len(buf)); err != nil {
+		return Done{}, err
+	}
+	w, err := c.to.PutPart(ctx, key, up.ID, no, objstore.Bytes(buf))
+	if err != nil {
+		return Done{}, atTarget(err)
+	}
+	return Done{No: no, ETag: w.ETag, Blocks: d.Blocks()}, nil
+}
+
+// stream copies a part through a small buffer. For another try it is read again.
+func (c *copier) stream(ctx context.Context, e objstore.Entry, key string, up *Progress, no int, o objstore.GetOptions) (Done, error) {
+	var last *digested
+	w, err := c.to.PutPart(ctx, key, up.ID, no, objstore.Body{Size: o.Len, Open: func() (io.ReadCloser, error) {
+		_, body, err := c.from.Get(ctx, e.Key, o)
+		if err != nil {
+			return nil, err
+		}
+		last = &digested{ReadCloser: body, pace: func(n int) error { return c.pace(ctx, n) }}
+		return last, nil
+	}})
+	if err != nil {
+		return Done{}, err // of either end
+	}
+	return Done{No: no, ETag: w.ETag, Blocks: last.d.Blocks()}, nil
+}
+
+// digested digests what is read.
+type digested struct {
+	io.ReadCloser
+	d    Digester
+	pace func(int) error
+}
+
+func (r *digested) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	_, _ = r.d.Write(p[:n])
+	if n > 0 && (err == nil || err == io.EOF) {
+		if err := r.pace(n); err != nil {
+			return n, err
+		}
+	}
+	return n, err
+}
+
+// escape spells what stores refuse in keys as percent signs with hex: slashes at the front, and the dots of path components that are only dots.
+func escape(key string) string {
+	parts := strings.Split(key, "/")
+	for i, p := range parts {
+		if p == "." || p == ".." {
+			parts[i] = strings.ReplaceAll(p, ".", "%2E")
+		}
+	}
+	key = strings.Join(parts, "/")
+	front := len(key) - len(strings.TrimLeft(key, "/"))
+	return strings.Repeat("%2F", front) + key[front:]
+}
