@@ -214,9 +214,12 @@ func TestResume(t *testing.T) {
 			t.Fatal(err)
 		}
 		cuts := []error{io.ErrUnexpectedEOF, io.EOF, lost("get", "transient"), &net.OpError{Op: "read", Err: errors.New("connection reset by peer")}}
-		for _, at := range []int64{0, 1, 1000, 70_000, 1 << 20, 3<<20 - 1} {
-			for _, cut := range cuts {
-				for _, g := range []objstore.GetOptions{{}, {Off: 5}, {Off: 100, Len: 200_000}, {Len: 3 << 20}} {
+		for i, at := range []int64{0, 1, 1000, 70_000, 1 << 20, 3<<20 - 1} {
+			for j, cut := range cuts {
+				for k, g := range []objstore.GetOptions{{}, {Off: 5}, {Off: 100, Len: 200_000}, {Len: 3 << 20}} {
+					if k > 0 && (i+j+k)%4 != 0 {
+						continue // each with each would take long
+					}
 					f.body = func(n int) (int64, error) { return at, cut }
 					if at < 1<<19 { // no progress to speak of: not every one may break
 						once := f.count("get") + 3
@@ -548,19 +551,19 @@ func TestBrake(t *testing.T) {
 			return m.taken - taken, m.slowed - slowed
 		}
 		during(20 * time.Second)
-		taken, slowed := during(5 * time.Minute)
-		t.Logf("5 minutes at 100/s: %d taken, %d refused", taken, slowed)
-		if taken < 18_000 || slowed > taken/50 {
-			t.Errorf("%d taken, %d refused in 5 minutes at 100/s", taken, slowed)
+		taken, slowed := during(2 * time.Minute)
+		t.Logf("2 minutes at 100/s: %d taken, %d refused", taken, slowed)
+		if taken < 7_200 || slowed > taken/50 {
+			t.Errorf("%d taken, %d refused in 2 minutes at 100/s", taken, slowed)
 		}
 		m.mu.Lock()
 		m.rate = 1e6
 		m.mu.Unlock()
-		during(time.Minute)
-		taken, slowed = during(10 * time.Second)
-		t.Logf("10 s without a limit: %d taken, %d refused", taken, slowed)
-		if taken < 50_000 || slowed != 0 {
-			t.Errorf("%d taken, %d refused in 10 s without a limit", taken, slowed)
+		during(20 * time.Second)
+		taken, slowed = during(time.Second)
+		t.Logf("a second without a limit: %d taken, %d refused", taken, slowed)
+		if taken < 5_000 || slowed != 0 {
+			t.Errorf("%d taken, %d refused in a second without a limit", taken, slowed)
 		}
 		cancel()
 		wg.Wait()
