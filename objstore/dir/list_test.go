@@ -1,0 +1,153 @@
+package dir
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/moverd/mover/objstore"
+)
+
+// fill makes n files as others would.
+func fillFolder(t testing.TB, path string, n int) (keys []string) {
+	t.Helper()
+	for i := range n {
+		key := fmt.Sprintf("%06d", i)
+		if err := os.WriteFile(filepath.Join(path, key), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// TestWalkGoesOn: the pages of a listing read a folder once, however many they are.
+func TestWalkGoesOn(t *testing.T) {
+	path := room(t)
+	keys := fillFolder(t, path, 5000)
+	time.Sleep(60 * time.Millisecond) // until the time of the folder is a time past
+	s, ctx := open(t, Config{Path: path, Page: 100}), context.Background()
+	time.Sleep(60 * time.Millisecond)
+	var got []string
+	var read time.Time
+	for q := (objstore.Query{}); ; {
+		p, err := s.List(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range p.Entries {
+			got = append(got, e.Key)
+		}
+		if !p.More {
+			break
+		}
+		q.After = got[len(got)-1]
+		w := s.walks.all[q]
+		if w == nil || len(w.folders) != 1 {
+			t.Fatalf("no walk goes on after %s", q.After)
+		}
+		if read.IsZero() {
+			read = w.folders[0].read
+		} else if w.folders[0].read != read {
+			t.Fatalf("the folder was read again after %s", q.After)
+		}
+	}
+	if !slices.Equal(got, keys) {
+		t.Errorf("%d keys, want %d", len(got), len(keys))
+	}
+	if len(s.walks.all) != 0 {
+		t.Error("a walk that has ended is kept")
+	}
+	for i := range 200 { // listings that nobody goes on with
+		if _, err := s.List(ctx, objstore.Query{After: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.walks.all); n > walksMost {
+		t.Errorf("%d walks are kept", n)
+	}
+}
+
+// TestWalkMeetsOthers: what another Store or program does behind a page is in the next ones.
+func TestWalkMeetsOthers(t *testing.T) {
+	path := room(t)
+	s, o, ctx := open(t, Config{Path: path}), open(t, Config{Path: path}), context.Background()
+	for _, key := range []string{"a", "b/1", "b/2", "b/3", "c"} {
+		put(t, o, key, key)
+	}
+	next := func(after, want string) {
+		t.Helper()
+		p, err := s.List(ctx, objstore.Query{After: after, Max: 1})
+		if err != nil || len(p.Entries) != 1 || p.Entries[0].Key != want {
+			t.Errorf("after %q: %+v, %v; want %q", after, p.Entries, err, want)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	next("", "a")
+	next("a", "b/1")
+	put(t, o, "b/11", "x")
+	next("b/1", "b/11")
+	remove(t, o, "b/2")
+	put(t, o, "b", "is behind")
+	put(t, o, "bb", "x")
+	next("b/11", "b/3")
+	put(t, o, "b/4/x", "x")
+	next("b/3", "b/4/x")
+	next("b/4/x", "bb")
+	put(t, o, "c/d", "makes c move")
+	next("bb", "c")
+	next("c", "c/d")
+}
+
+// TestWalkOfManyChanges: more changes than are noted make the walk begin anew where it is.
+func TestWalkOfManyChanges(t *testing.T) {
+	path := room(t)
+	keys := fillFolder(t, path, 300)
+	s, ctx := open(t, Config{Path: path}), context.Background()
+	p, err := s.List(ctx, objstore.Query{Max: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(s.log.keys) + 10 {
+		s.log.add(fmt.Sprintf("no such object %d", i))
+	}
+	put(t, s, "000150x", "x")
+	for i := range 100 {
+		s.log.add(fmt.Sprintf("000151 no such object %d", i))
+	}
+	want := append(slices.Clone(keys[100:151]), append([]string{"000150x"}, keys[151:]...)...)
+	if got := list(t, s, objstore.Query{After: p.Entries[99].Key}); !slices.Equal(got, want) {
+		t.Errorf("%d keys, want %d", len(got), len(want))
+	}
+}
+
+// BenchmarkList pages through a folder of many files.
+func BenchmarkList(b *testing.B) {
+	path := room(b)
+	fillFolder(b, path, 100_000)
+	s := open(b, Config{Path: path})
+	b.ReportAllocs()
+	for b.Loop() {
+		if n := len(list(b, s, objstore.Query{})); n != 100_000 {
+			b.Fatal(n)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/100_000, "ns/key")
+}
+
+// BenchmarkPut stores small objects.
+func BenchmarkPut(b *testing.B) {
+	s := open(b, Config{Path: room(b)})
+	content := make([]byte, 10<<10)
+	b.SetBytes(int64(len(content)))
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := s.Put(context.Background(), fmt.Sprintf("d%d/%d", i%16, i), objstore.Bytes(content), objstore.PutOptions{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
