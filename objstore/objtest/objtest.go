@@ -24,6 +24,7 @@ type Subject struct {
 	NoAbsent      bool     // Put cannot be told to overwrite nothing (PutOptions.Absent)
 	NoAbsentParts bool     // nor can an upload in parts: Begin or Complete refuses
 	ASCII         bool     // the values of metadata are ASCII only
+	PlainTags     bool     // tags are letters, digits, spaces and +-=._:/ only
 	Without       []string // fields of Attrs that the backend does not keep, such as "Expires"
 	Class         string   // a storage class beside the standard that the backend takes; "": it has none
 	Secrets       []string // what must never be printed
@@ -60,7 +61,7 @@ type suite struct {
 }
 
 func (s *suite) leftOut(t *testing.T) {
-	for what, out := range map[string]bool{"Put with Absent": s.NoAbsent, "Complete with Absent": s.NoAbsentParts, "metadata beyond ASCII": s.ASCII,
+	for what, out := range map[string]bool{"Put with Absent": s.NoAbsent, "Complete with Absent": s.NoAbsentParts, "metadata beyond ASCII": s.ASCII, "tags of any characters": s.PlainTags,
 		"storage classes": s.Class == ""} {
 		if out {
 			t.Logf("left out: %s", what)
