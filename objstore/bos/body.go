@@ -25,6 +25,11 @@ type source struct {
 	ended bool
 }
 
+// wrongBody is a body that has not the bytes that it says.
+type wrongBody struct{ error }
+
+func (w wrongBody) Unwrap() error { return w.error }
+
 func open(b objstore.Body, sum bool) (*source, error) {
 	if b.Size < 0 {
 		return nil, fmt.Errorf("a body of %d bytes", b.Size)
@@ -63,7 +68,7 @@ func (s *source) Read(p []byte) (n int, err error) {
 	case s.left == 0:
 		err = s.more()
 	case err == io.EOF:
-		err = fmt.Errorf("%d of %d bytes that are to be stored are missing: %w", s.left, s.size, io.ErrUnexpectedEOF)
+		err = wrongBody{fmt.Errorf("%d of %d bytes that are to be stored are missing: %w", s.left, s.size, io.ErrUnexpectedEOF)}
 	}
 	if err != nil {
 		s.err = err
@@ -81,7 +86,7 @@ func (s *source) more() error {
 	for {
 		switch n, err := s.in.Read(one[:]); {
 		case n > 0:
-			return fmt.Errorf("what is to be stored has more than %d bytes: %w", s.size, objstore.ErrCorrupt)
+			return wrongBody{fmt.Errorf("what is to be stored has more than %d bytes: %w", s.size, objstore.ErrCorrupt)}
 		case err == io.EOF:
 			return nil
 		case err != nil:

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -230,6 +229,9 @@ func (c *call) failed(err error) error {
 	case errors.Is(cause, errStalled):
 		e.Kind, e.Err = objstore.ErrTransient, errStalled
 		return e
+	case errors.As(c.cause, new(wrongBody)): // another try would have the same bytes
+		e.Err = c.cause
+		return e
 	case c.cause != nil:
 		if e.Kind, e.Err = objstore.KindOf(0, "", c.cause), c.cause; e.Kind == nil && broken(c.cause) {
 			e.Kind = objstore.ErrTransient
@@ -292,5 +294,3 @@ func (c *call) unclear(format string, args ...any) error {
 func (s *Store) unfit(op, key string, err error) error {
 	return &objstore.Error{Op: op, Store: s.String(), Key: key, Kind: objstore.ErrNotSupported, Err: err}
 }
-
-func partName(key string, no int) string { return key + " part " + strconv.Itoa(no) }

@@ -77,7 +77,11 @@ func (s *Store) Head(ctx context.Context, key string) (objstore.Object, error) {
 // Get implements objstore.Store. The ETag is compared here, for it is not told whether BOS wants quotation marks in If-Match. The bytes of a whole object are
 // compared with the CRC-64 that the store tells.
 func (s *Store) Get(ctx context.Context, key string, o objstore.GetOptions) (objstore.Object, io.ReadCloser, error) {
-	if err := goodKey(key); err != nil {
+	err := goodKey(key)
+	if err == nil && (o.Off < 0 || o.Len < 0) {
+		err = fmt.Errorf("%d bytes from %d", o.Len, o.Off)
+	}
+	if err != nil {
 		return objstore.Object{}, nil, s.unfit("get", key, err)
 	}
 	c := s.begin(ctx, "get", key)

@@ -35,19 +35,19 @@ func (s *Store) Begin(ctx context.Context, key string, o objstore.PutOptions) (u
 
 // PutPart implements objstore.Store.
 func (s *Store) PutPart(ctx context.Context, key, upload string, no int, b objstore.Body) (objstore.Written, error) {
-	name, l := partName(key, no), s.Limits()
+	l := s.Limits()
 	err := goodKey(key)
 	switch {
 	case err != nil:
 	case no < 1 || no > l.Parts:
-		err = fmt.Errorf("BOS has parts 1 to %d", l.Parts)
+		err = fmt.Errorf("part %d: BOS has parts 1 to %d", no, l.Parts)
 	case b.Size > l.PartMost:
-		err = fmt.Errorf("%d bytes: BOS takes %d", b.Size, l.PartMost)
+		err = fmt.Errorf("part %d of %d bytes: BOS takes %d", no, b.Size, l.PartMost)
 	}
 	if err != nil {
-		return objstore.Written{}, s.unfit("put part", name, err)
+		return objstore.Written{}, s.unfit("put part", key, err)
 	}
-	c := s.begin(ctx, "put part", name)
+	c := s.begin(ctx, "put part", key)
 	defer c.end()
 	return c.send(b, func(body *bce.Body, md5 string) (string, error) {
 		return api.UploadPart(c, s.bucket, key, upload, no, body, &api.UploadPartArgs{ContentMD5: md5}, c.context())
