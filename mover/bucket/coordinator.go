@@ -32,6 +32,9 @@ type Config struct {
 	Log      *slog.Logger
 }
 
+// leastPart is the least size of an object that may be moved in parts.
+const leastPart = 1 << 20
+
 // window is how many units are handed out and not done, and in memory.
 const window = 256
 
@@ -233,6 +236,9 @@ func (c *Coordinator) ask(b []byte) (any, error) {
 	}
 	c.mu.Unlock()
 	for i := range u.Items {
+		if u.Items[i].Entry.Size < leastPart {
+			continue
+		}
 		p, err := c.ledger.progress(u.Items[i].Entry.Key)
 		if err != nil {
 			return nil, err

@@ -27,7 +27,7 @@ var silent = slog.New(slog.DiscardHandler)
 
 // rig is a flow between two buckets in memory.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	from, to *mem.Store
 	src, dst objstore.Store // as the flow sees them
 	cfg      Config
@@ -55,7 +55,7 @@ func (c *clock) pass(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	c := &clock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
 	lim := objstore.Limits{PartLeast: 1 << 20, Parts: 100, Meta: 2048}
 	r := &rig{t: t, from: mem.New(mem.Config{Name: "from", Now: c.Now}), to: mem.New(mem.Config{Name: "to", Now: c.Now, Limits: lim}), dir: t.TempDir(), clock: c}
@@ -148,7 +148,7 @@ func (r *rig) put(key string, n int, seed uint64) {
 }
 
 // all reads a bucket whole.
-func all(t *testing.T, s objstore.Store) map[string]string {
+func all(t testing.TB, s objstore.Store) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	for after := ""; ; {
@@ -279,9 +279,6 @@ func TestVerifyFinds(t *testing.T) {
 			t.Errorf("read %v: %+v %v %v", read, v, found, err)
 		}
 	}
-	if _, err := OpenLedger(t.TempDir(), "a", silent); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // A ledger of another flow is refused.
@@ -340,5 +337,29 @@ func TestStops(t *testing.T) {
 				t.Errorf("%+v, %d objects", s, len(all(t, r.from)))
 			}
 		})
+	}
+}
+
+// Uploads that nobody will end are swept; those of others stay.
+func TestSweep(t *testing.T) {
+	r := newRig(t)
+	r.put("a", 10, 1)
+	r.mustPass(1)
+	for _, k := range []string{"a", "b"} {
+		if _, err := r.to.Begin(t.Context(), k, objstore.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := OpenLedger(r.dir, "from to", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if ended, others, err := l.Sweep(t.Context(), r.to, r.copy); ended != 1 || others != 1 || err != nil {
+		t.Errorf("%d ended, %d others: %v", ended, others, err)
+	}
+	ups, _, err := r.to.Uploads(t.Context(), "", objstore.UploadPlace{})
+	if err != nil || len(ups) != 1 || ups[0].Key != "b" {
+		t.Errorf("%v %v", ups, err)
 	}
 }

@@ -372,8 +372,12 @@ func (l *Ledger) part(p PartResult) error {
 	})
 }
 
-// forget drops what is known of an upload.
+// forget drops what is known of an upload. Most objects had none.
 func (l *Ledger) forget(c change, key string) error {
+	var u uploadRecord
+	if found, err := l.get(uploadKey(key), &u); err != nil || !found {
+		return err
+	}
 	return errors.Join(c.Delete(uploadKey(key), nil), c.DeleteRange(partKey(key, 0), partKey(key, maxPart), nil))
 }
 
