@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -143,8 +144,13 @@ func (s *Store) recordOf(f *os.File, st unix.Stat_t) (*record, error) {
 // fits tells whether a record is of the file as it is.
 func (r *record) fits(st unix.Stat_t) bool { return r.Size == st.Size && r.Mtime == st.Mtim.Nano() }
 
+// values are buffers for attributes.
+var values = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+
 func readXattr(f *os.File) (*record, error) {
-	b := make([]byte, 4096)
+	p := values.Get().(*[]byte)
+	defer values.Put(p)
+	b := *p
 	for {
 		n, err := unix.Fgetxattr(int(f.Fd()), xattr, b)
 		switch {

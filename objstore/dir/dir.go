@@ -65,7 +65,8 @@ type Store struct {
 	end  context.CancelFunc
 	refs atomic.Int64 // Close, and calls under way: the last one closes the files
 
-	mu    sync.Mutex // held while names change
+	mu    sync.Mutex // taken by lock, while names change
+	own   *os.File   // the driver's own folder, whose lock keeps other processes from changing names meanwhile; nil: read-only
 	log   changes    // has its own lock, taken inside mu
 	walks walks
 }
@@ -170,8 +171,29 @@ func (s *Store) leave() {
 	if s.tmp != nil {
 		s.unlink(s.tmps, true) // if it is not empty, the next one sweeps it
 		s.tmp.Close()
+		s.own.Close()
 	}
 	s.root.Close()
+}
+
+// lock keeps all others, other processes too, from changing names: where an object belongs depends on what is there.
+func (s *Store) lock() error {
+	s.mu.Lock()
+	for {
+		switch err := unix.Flock(int(s.own.Fd()), unix.LOCK_EX); err {
+		case nil:
+			return nil
+		case unix.EINTR:
+		default:
+			s.mu.Unlock()
+			return wrap("lock", own, err)
+		}
+	}
+}
+
+func (s *Store) unlock() {
+	unix.Flock(int(s.own.Fd()), unix.LOCK_UN)
+	s.mu.Unlock()
 }
 
 // writable tells why nothing can be written.

@@ -145,6 +145,9 @@ func (s *Store) read(w *walk, path, key string) (*names, error) {
 		if err == io.EOF {
 			break
 		}
+		if nobody(err) { // removed meanwhile: it was empty
+			return nil, nil
+		}
 		if err != nil {
 			return nil, err
 		}

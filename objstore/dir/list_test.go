@@ -3,9 +3,12 @@ package dir
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,6 +125,78 @@ func TestWalkOfManyChanges(t *testing.T) {
 	want := append(slices.Clone(keys[100:151]), append([]string{"000150x"}, keys[151:]...)...)
 	if got := list(t, s, objstore.Query{After: p.Entries[99].Key}); !slices.Equal(got, want) {
 		t.Errorf("%d keys, want %d", len(got), len(want))
+	}
+}
+
+// TestWalkUnderWriters: whatever writers do to other keys, and how often they overwrite these, each listing has the keys that are there all the time, once, in
+// order.
+func TestWalkUnderWriters(t *testing.T) {
+	path := room(t)
+	s, o, ctx := open(t, Config{Path: path}), open(t, Config{Path: path}), context.Background()
+	var stay []string
+	for i := range 120 {
+		stay = append(stay, fmt.Sprintf("%c%s%d", 'a'+i%3, []string{"", "/", "/x/", "//", "/x"}[i%5], i))
+	}
+	slices.Sort(stay)
+	for _, key := range stay {
+		put(t, s, key, "first")
+	}
+	ended, end := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		end()
+		wg.Wait()
+	}()
+	for i := range 4 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 1))
+			for ended.Err() == nil {
+				w, key := s, stay[r.IntN(len(stay))]
+				if i == 3 {
+					w = o // another process
+				}
+				var err error
+				switch r.IntN(3) {
+				case 0:
+					_, err = w.Put(ctx, key, objstore.Bytes([]byte("again")), objstore.PutOptions{})
+				case 1: // makes an object make way, or lie beside one
+					_, err = w.Put(ctx, key+[]string{"/y", "-", "/y/z"}[r.IntN(3)], objstore.Bytes(nil), objstore.PutOptions{})
+				default:
+					_, err = w.Delete(ctx, key+"/y", key+"-", key+"/y/z")
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for n := range 60 {
+		var got []string
+		for q := (objstore.Query{Max: 1 + n%17}); ; {
+			p, err := s.List(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range p.Entries {
+				if e.Key <= q.After {
+					t.Fatalf("%q comes after %q", e.Key, q.After)
+				}
+				if q.After = e.Key; !strings.HasSuffix(e.Key, "/y") && !strings.HasSuffix(e.Key, "-") && !strings.HasSuffix(e.Key, "/y/z") {
+					got = append(got, e.Key)
+				}
+			}
+			if !p.More {
+				break
+			}
+		}
+		if !slices.Equal(got, stay) {
+			for i, key := range stay {
+				if i >= len(got) || got[i] != key {
+					t.Fatalf("listing %d has %d keys, want %d: %q is not there", n, len(got), len(stay), key)
+				}
+			}
+			t.Fatalf("listing %d has %d keys, want %d", n, len(got), len(stay))
+		}
 	}
 }
 

@@ -23,16 +23,21 @@ func (s *Store) prepare() error {
 		}
 		d.Close()
 	}
-	if err := s.sweep(); err != nil {
+	var err error
+	if s.own, err = s.openDir(own); err != nil {
 		return err
 	}
-	if err := s.ownTemp(); err != nil {
-		return err
+	if err = s.sweep(); err == nil {
+		err = s.ownTemp()
 	}
-	err := s.probe()
+	if err == nil {
+		if err = s.probe(); err != nil {
+			s.unlink(s.tmps, true)
+			s.tmp.Close()
+		}
+	}
 	if err != nil {
-		s.unlink(s.tmps, true)
-		s.tmp.Close()
+		s.own.Close()
 	}
 	return err
 }

@@ -242,8 +242,10 @@ func (s *Store) setTags(key string, tags map[string]string) error {
 	if err := errors.Join(s.writable(), allowedPairs("tags", tags)); err != nil {
 		return err
 	}
-	s.mu.Lock() // no other object takes its place meanwhile
-	defer s.mu.Unlock()
+	if err := s.lock(); err != nil { // no other object takes its place meanwhile
+		return err
+	}
+	defer s.unlock()
 	f, _, err := s.lookup(key)
 	if err != nil {
 		return err

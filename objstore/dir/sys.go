@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,7 @@ func openAt(dir *os.File, path string, flags int, mode uint32) (*os.File, error)
 		case err != nil:
 			return nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
-		return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd)), nil // the name is good for what package os does by name
+		return os.NewFile(uintptr(fd), "/proc/self/fd/"+strconv.Itoa(fd)), nil // the name is good for what package os does by name
 	}
 }
 

@@ -172,10 +172,12 @@ func (s *Store) put(ctx context.Context, key string, b objstore.Body, o objstore
 // place gives a sealed file its name, durably.
 func (s *Store) place(t *temp, key string, absent bool) error {
 	first, second := places(key)
-	for range 10 { // another process may change the folders meanwhile
-		s.mu.Lock()
+	for range 10 { // programs that know of no lock may change the folders meanwhile
+		if err := s.lock(); err != nil {
+			return err
+		}
 		dir, old, err := s.rename(t, key, first, second, absent)
-		s.mu.Unlock()
+		s.unlock()
 		if err == nil {
 			err = dir.Sync()
 			dir.Close()
@@ -427,10 +429,12 @@ func (s *Store) remove(key string) (where []string, err error) {
 		return nil, nil // there is none
 	}
 	first, second := places(key)
-	s.mu.Lock()
+	if err := s.lock(); err != nil {
+		return nil, err
+	}
 	old := s.hold(first, second)
 	defer s.forget(old)
-	defer s.mu.Unlock()
+	defer s.unlock()
 	for i, p := range []place{first, second} {
 		if i > 0 && p == first {
 			break
