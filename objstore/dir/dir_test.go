@@ -1,16 +1,12 @@
 package dir
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -500,123 +496,6 @@ func TestRot(t *testing.T) {
 	if _, err := s.List(ctx, objstore.Query{}); !errors.Is(err, objstore.ErrNotSupported) {
 		t.Errorf("attributes of a newer version: %v", err)
 	}
-}
-
-// TestKill kills a process that writes, again and again: every object that there is is whole, with its attributes, and nothing else is left.
-func TestKill(t *testing.T) {
-	path := room(t)
-	for i := range 15 {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "MOVER_TEST_DIR_WRITER="+path)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.StdoutPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		line, _ := bufio.NewReader(out).ReadString('\n')
-		time.Sleep(time.Duration(rand.IntN(30_000)) * time.Microsecond)
-		cmd.Process.Kill()
-		cmd.Wait()
-		if line != "ready\n" || stderr.Len() > 0 {
-			t.Fatalf("the writer: %q, %s", line, &stderr)
-		}
-		if i%2 == 0 { // sometimes the next writer sweeps
-			sound(t, path)
-		}
-	}
-	sound(t, path)
-}
-
-func sound(t *testing.T, path string) {
-	t.Helper()
-	s, ctx := open(t, Config{Path: path}), context.Background()
-	defer s.Close()
-	if all := temporary(t, path); len(all) != 0 {
-		t.Errorf("temporary files are left: %v", all)
-	}
-	if all, _ := filepath.Glob(filepath.Join(path, own, "tmp", "*")); len(all) != 1 {
-		t.Errorf("folders of temporary files: %v", all)
-	}
-	ups, _, err := s.Uploads(ctx, "", objstore.UploadPlace{})
-	if err != nil {
-		t.Error(err)
-	}
-	for _, u := range ups {
-		if _, _, err := s.Parts(ctx, u.Key, u.ID, 0); err != nil {
-			t.Error(err)
-		}
-		if err := s.Abort(ctx, u.Key, u.ID); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, key := range list(t, s, objstore.Query{}) {
-		o, r, err := s.Get(ctx, key, objstore.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		r.Close()
-		var n int
-		if _, err2 := fmt.Sscan(o.Attrs.Meta["n"], &n); err != nil || err2 != nil || string(b) != whole(key, n) {
-			t.Errorf("%q has %d bytes of state %q: %v", key, len(b), o.Attrs.Meta["n"], err)
-		}
-	}
-}
-
-// TestSweep: temporary files of a Store that lives, and files of others, stay.
-func TestSweep(t *testing.T) {
-	path := room(t)
-	s, ctx := open(t, Config{Path: path}), context.Background()
-	in := make(chan struct{})
-	out := make(chan struct{})
-	b := objstore.Body{Size: 6, Open: func() (io.ReadCloser, error) { return io.NopCloser(&gate{in: in, out: out}), nil }}
-	done := make(chan error)
-	go func() {
-		_, err := s.Put(ctx, "slow", b, objstore.PutOptions{})
-		done <- err
-	}()
-	<-in
-	dead := filepath.Join(path, own, "tmp", strings.Repeat("0a", 16))
-	of := filepath.Join(path, own, "tmp", "of-others")
-	if err := errors.Join(os.MkdirAll(filepath.Join(dead, "folder"), 0o700), os.WriteFile(filepath.Join(dead, "1"), nil, 0o600),
-		os.WriteFile(filepath.Join(dead, "folder", "about"), nil, 0o600), os.Mkdir(of, 0o700), os.WriteFile(filepath.Join(of, "x"), nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	open(t, Config{Path: path}).Close()
-	if _, err := os.Stat(dead); err == nil {
-		t.Error("what a dead Store left is still there")
-	}
-	if _, err := os.Stat(filepath.Join(of, "x")); err != nil {
-		t.Errorf("a file of others is gone: %v", err)
-	}
-	close(out)
-	if err := <-done; err != nil {
-		t.Errorf("a Put while another Store opened: %v", err)
-	}
-	os.RemoveAll(of)
-	s.Close()
-	if all, _ := filepath.Glob(filepath.Join(path, own, "tmp", "*")); len(all) != 0 {
-		t.Errorf("left after Close: %v", all)
-	}
-}
-
-type gate struct {
-	in, out chan struct{}
-	n       int
-}
-
-func (g *gate) Read(p []byte) (int, error) {
-	switch g.n++; g.n {
-	case 1:
-		close(g.in)
-		<-g.out
-		return copy(p, "gentle"), nil
-	}
-	return 0, io.EOF
 }
 
 func TestReadOnly(t *testing.T) {

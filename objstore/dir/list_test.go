@@ -15,7 +15,7 @@ import (
 	"github.com/moverd/mover/objstore"
 )
 
-// fill makes n files as others would.
+// fillFolder makes n files as others would.
 func fillFolder(t testing.TB, path string, n int) (keys []string) {
 	t.Helper()
 	for i := range n {
@@ -31,7 +31,7 @@ func fillFolder(t testing.TB, path string, n int) (keys []string) {
 // TestWalkGoesOn: the pages of a listing read a folder once, however many they are.
 func TestWalkGoesOn(t *testing.T) {
 	path := room(t)
-	keys := fillFolder(t, path, 5000)
+	keys := fillFolder(t, path, 2000)
 	time.Sleep(60 * time.Millisecond) // until the time of the folder is a time past
 	s, ctx := open(t, Config{Path: path, Page: 100}), context.Background()
 	time.Sleep(60 * time.Millisecond)
@@ -170,7 +170,7 @@ func TestWalkUnderWriters(t *testing.T) {
 			}
 		})
 	}
-	for n := range 60 {
+	for n := range 25 {
 		var got []string
 		for q := (objstore.Query{Max: 1 + n%17}); ; {
 			p, err := s.List(ctx, q)

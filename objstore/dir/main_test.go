@@ -14,7 +14,11 @@ import (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv("MOVER_TEST_DIR_WRITER"); path != "" {
-		if err := writeOn(path); err != nil {
+		write := writeOn
+		if os.Getenv("MOVER_TEST_DIR_TELLS") != "" {
+			write = tellOf
+		}
+		if err := write(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -123,4 +127,35 @@ func writeOn(path string) error {
 			return err
 		}
 	}
+}
+
+// tellOf puts and deletes until it is killed, and tells of each when it is durable.
+func tellOf(path string) error {
+	s, err := Open(Config{Path: path})
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	for n := 0; ; n++ {
+		key, gone := told(n)
+		if gone {
+			if left, err := s.Delete(ctx, key); err != nil || len(left) > 0 {
+				return fmt.Errorf("%v, %w", left, err)
+			}
+		} else {
+			b := []byte(whole(key, n)[:1+n%30_000])
+			if _, err := s.Put(ctx, key, objstore.Bytes(b), objstore.PutOptions{Attrs: objstore.Attrs{Meta: map[string]string{"n": strconv.Itoa(n)}}}); err != nil {
+				return err
+			}
+		}
+		fmt.Println(n)
+	}
+}
+
+// told is what tellOf does as number n.
+func told(n int) (key string, gone bool) {
+	if key = fmt.Sprintf("d%d/e%d/%d", n%7, n%23, n%300); n%5 == 4 {
+		key = fmt.Sprintf("d%d", n%7) // beside a folder, or where one comes
+	}
+	return key, n%3 == 2
 }
