@@ -12,9 +12,9 @@ version := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 go_build := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X github.com/moverd/mover/internal/version.value=$(version)"
 
 # What tests and the demo run besides Go: mkfs and fsck of each filesystem, mount, partitions, cmp. The race detector needs gcc.
-# The databases are for the hooks.
+# The databases are for the hooks, Ceph for objects.
 test_packages := e2fsprogs xfsprogs btrfs-progs dosfstools fdisk util-linux diffutils gcc libc6-dev prometheus qemu-utils nbdkit libnbd-bin \
-  postgresql mariadb-server redis-server
+  postgresql mariadb-server redis-server ceph-mon ceph-osd ceph-common radosgw
 bench_packages := nbdkit libnbd-bin restic rsync zstd fio socat iproute2
 e2e_packages := qemu-system-x86 mmdebstrap zstd lvm2 xfsprogs
 generate_packages := clang-14 llvm-14 libbpf-dev

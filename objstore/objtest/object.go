@@ -113,7 +113,12 @@ func (s *suite) sameAttrs(t *testing.T, got, want objstore.Attrs) {
 
 func (s *suite) metadata(t *testing.T) {
 	s.keepsAttrs(t, objstore.Attrs{Meta: map[string]string{"percent": "%E4%BD%A0 100%", "encoded": "=?UTF-8?B?5L2g?=", "quotes": `"a" 'b' \c`, "list": "a, b; c=d",
-		"plus": "a+b", "x-1_2": "v", "amz": "1", "bce-meta": "2", "colon": "a: b", "equals": "a=b&c"}})
+		"plus": "a+b", "amz": "1", "bce-meta": "2", "colon": "a: b", "equals": "a=b&c"}})
+	if underscore := (objstore.Attrs{Meta: map[string]string{"x-1_2": "v"}}); s.NoUnderscore {
+		s.refusedAttrs(t, underscore)
+	} else {
+		s.keepsAttrs(t, underscore)
+	}
 	beyond := objstore.Attrs{Meta: map[string]string{"u": "\u65e5\u672c \u00e4 \U0001f600"}}
 	if s.ASCII {
 		s.refusedAttrs(t, beyond)

@@ -23,6 +23,8 @@ type Subject struct {
 
 	NoAbsent      bool     // Put cannot be told to overwrite nothing (PutOptions.Absent)
 	NoAbsentParts bool     // nor can an upload in parts: Begin or Complete refuses
+	AllParts      bool     // an upload is completed with all parts that it has, or not at all
+	NoUnderscore  bool     // no name of metadata has an underscore
 	ASCII         bool     // the values of metadata are ASCII only
 	PlainTags     bool     // tags are letters, digits, spaces and +-=._:/ only
 	Without       []string // fields of Attrs that the backend does not keep, such as "Expires"
@@ -61,7 +63,8 @@ type suite struct {
 }
 
 func (s *suite) leftOut(t *testing.T) {
-	for what, out := range map[string]bool{"Put with Absent": s.NoAbsent, "Complete with Absent": s.NoAbsentParts, "metadata beyond ASCII": s.ASCII, "tags of any characters": s.PlainTags,
+	for what, out := range map[string]bool{"Put with Absent": s.NoAbsent, "Complete with Absent": s.NoAbsentParts, "Complete with some of the parts": s.AllParts,
+		"names of metadata with an underscore": s.NoUnderscore, "metadata beyond ASCII": s.ASCII, "tags of any characters": s.PlainTags,
 		"storage classes": s.Class == ""} {
 		if out {
 			t.Logf("left out: %s", what)
