@@ -134,6 +134,9 @@ func (r *reading) Read(p []byte) (int, error) {
 		return 0, errors.New("the body is closed")
 	case r.err != nil:
 		return 0, r.err
+	case r.c.ctx.Err() != nil: // the transport needs a while to notice, in which much can be read
+		r.err = r.c.failed(r.c.ctx.Err())
+		return 0, r.err
 	}
 	r.timer.Reset(r.c.s.timeouts.Stall)
 	n, err := r.in.Read(p)

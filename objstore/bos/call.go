@@ -47,6 +47,9 @@ func (s *Store) begin(ctx context.Context, op, key string) *call {
 	c := &call{s: s, caller: ctx, op: op, key: key}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.stop = context.AfterFunc(s.life, func() { c.cancel(context.Cause(s.life)) })
+	if s.life.Err() != nil { // that function runs some time
+		c.cancel(context.Cause(s.life))
+	}
 	return c
 }
 

@@ -157,15 +157,41 @@ func TestPatience(t *testing.T) {
 		t.Errorf("closed while it was read: %v", err)
 	}
 	_ = in.Close()
-	_, err = s.Head(r.ctx, "k")
-	if err == nil || !strings.Contains(err.Error(), "the store is closed") {
-		t.Errorf("closed: %v", err)
+	for range 100 {
+		if _, err = s.Head(r.ctx, "k"); err == nil || !strings.Contains(err.Error(), "the store is closed") {
+			t.Fatalf("closed: %v", err)
+		}
 	}
 
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	_, err = r.store(bos.Config{Endpoint: gone.URL}).Head(r.ctx, "k")
 	r.want("nobody listens", err, objstore.ErrTransient, true)
+}
+
+// What ended is noticed at once, not when the transport comes to it.
+func TestEnds(t *testing.T) {
+	r := newRig(t, nil)
+	if _, err := r.Put(r.ctx, "k", stream(1<<20), objstore.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		ctx, cancel := context.WithCancel(r.ctx)
+		_, in, err := r.Get(ctx, "k", objstore.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if n, err := in.Read(make([]byte, 1)); n > 0 || !errors.Is(err, context.Canceled) {
+			t.Errorf("read on after the end: %d, %v", n, err)
+		}
+		_ = in.Close()
+		s := r.store(bos.Config{})
+		_ = s.Close()
+		if _, err := s.List(r.ctx, objstore.Query{}); err == nil {
+			t.Error("a closed store listed")
+		}
+	}
 }
 
 // A source that is slower than the line is patient with is no stall: only the other end's silence is.
