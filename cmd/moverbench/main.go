@@ -22,7 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	root := &cobra.Command{Use: "moverbench", Short: "demo, soak and measurements of Mover", SilenceUsage: true}
-	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), postgres(), wrong(), line(), shaping(), delay(), churnCommand(), table(), picture())
+	root.AddCommand(demo(), monitoring(), soak(), freezes(), order(), move(), perf(), postgres(), wrong(), line(), shaping(), delay(), churnCommand(), table(), picture(), bucketCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(1)

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -46,7 +47,8 @@ type Coordinator struct {
 
 	mu   sync.Mutex // guards all below
 	open map[uint64]*openUnit
-	last uint64 // unit handed out last
+	last uint64            // unit handed out last
+	held map[uint64]string // by whom, as workers say; of units that are not open yet
 	wake chan struct{}
 }
 
@@ -54,6 +56,8 @@ type Coordinator struct {
 type openUnit struct {
 	Unit
 	left    map[string]int // items not done: index in Items
+	holder  string         // worker that has it
+	heard   time.Time      // of the holder
 	writing int            // items done whose record is not durable yet
 }
 
@@ -72,11 +76,15 @@ func NewCoordinator(cfg Config, ledger *Ledger, nc *nats.Conn) (*Coordinator, er
 	return &Coordinator{cfg: cfg, ledger: ledger, queue: q, open: map[uint64]*openUnit{}, wake: make(chan struct{})}, nil
 }
 
-// Pass ends the pass that is under way, or runs a new one, and returns when all is copied. final: the writers stand still, so a pass that began before is not enough.
+// passesTried is how many final passes try what failed.
+const passesTried = 3
+
+// Pass ends the pass that is under way, or runs a new one, and returns when all is copied. final: the writers stand still, so a pass that began before is not
+// enough, and what failed in one is tried again in the next. What fails in the last one too is in the ledger, and counted in State.Failed.
 func (c *Coordinator) Pass(ctx context.Context, final bool) (State, error) {
-	for {
+	for n := 1; ; n++ {
 		s, err := c.pass(ctx, final)
-		if err != nil || s.Final || !final {
+		if err != nil || !final || s.Final && (s.Failed+s.Changed == 0 || n >= passesTried) {
 			return s, err
 		}
 	}
@@ -94,13 +102,21 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 		return c.ledger.State(), err
 	}
 	c.mu.Lock()
-	c.open, c.last = map[uint64]*openUnit{}, 0
+	c.open, c.last, c.held = map[uint64]*openUnit{}, 0, map[uint64]string{}
 	c.mu.Unlock()
 	answering, stop := context.WithCancel(ctx)
 	defer stop()
 	var answers errgroup.Group
 	answers.Go(func() error { return c.queue.answer(answering, "ask", c.ask) })
 	answers.Go(func() error { return c.queue.answer(answering, "result", c.result) })
+	alive, err := c.queue.hear("alive", c.alive)
+	if err != nil {
+		return c.ledger.State(), err
+	}
+	defer func() { _ = alive.Unsubscribe() }()
+	if err := c.roll(ctx); err != nil {
+		return c.ledger.State(), err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		l := &lister{store: c.cfg.From, prefix: c.cfg.Prefix, width: c.cfg.Listers, cut: c.ledger.cut}
@@ -128,9 +144,49 @@ func (c *Coordinator) begin(final bool) error {
 		return nil
 	}
 	return c.ledger.update(func(ch change) error {
-		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes}
+		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes, Ever: s.Ever}
 		return ch.set(numbered('w', 1), walkRecord{})
 	})
+}
+
+// rollCall is how long workers have to say what they hold when a coordinator goes on with a pass: they may have to find its queue again.
+const rollCall = 1500 * time.Millisecond
+
+// roll asks who holds what. In a new pass nobody holds anything.
+func (c *Coordinator) roll(ctx context.Context) error {
+	if c.ledger.State().Units == 0 {
+		return nil
+	}
+	end := time.After(rollCall)
+	for {
+		c.queue.say("who", true)
+		select {
+		case <-time.After(rollCall / 8):
+		case <-end:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// alive notes which worker holds what.
+func (c *Coordinator) alive(b []byte) {
+	var a Alive
+	if unpack(b, &a) != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range a.Units {
+		if o := c.open[id]; o == nil {
+			if id > c.last {
+				c.held[id] = a.Worker
+			}
+		} else if o.holder == "" || o.holder == a.Worker {
+			o.holder, o.heard = a.Worker, time.Now()
+		}
+	}
 }
 
 // stir wakes the feeder.
@@ -183,6 +239,10 @@ func (c *Coordinator) handOut(ctx context.Context, u Unit) error {
 		}
 	}
 	c.mu.Lock()
+	if who := c.held[u.ID]; who != "" {
+		o.holder, o.heard = who, time.Now()
+		delete(c.held, u.ID)
+	}
 	c.open[u.ID], c.last = o, u.ID
 	c.mu.Unlock()
 	if len(o.left) == 0 {
@@ -217,17 +277,21 @@ func (c *Coordinator) close(id uint64) error {
 	return err
 }
 
-// ask answers a worker with what is left of a unit.
+// ask answers a worker with what is left of a unit; nothing, where another one is alive that has it.
 func (c *Coordinator) ask(b []byte) (any, error) {
-	var id uint64
-	if err := unpack(b, &id); err != nil {
+	var a Ask
+	if err := unpack(b, &a); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	o := c.open[id]
-	var u Unit
-	if o != nil {
-		u = Unit{ID: id, Pass: o.Pass}
+	u := Unit{ID: a.Unit}
+	if o := c.open[a.Unit]; o != nil {
+		if o.holder != "" && o.holder != a.Worker && time.Since(o.heard) < ackWait {
+			c.mu.Unlock()
+			return Unit{ID: a.Unit, Held: true}, nil
+		}
+		o.holder, o.heard = a.Worker, time.Now()
+		u.Pass = o.Pass
 		for i, it := range o.Items {
 			if at, ok := o.left[it.Entry.Key]; ok && at == i {
 				u.Items = append(u.Items, it)

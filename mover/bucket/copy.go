@@ -85,6 +85,9 @@ func (c *copier) copy(ctx context.Context, it Item, told told) (ItemResult, erro
 		var sent int64
 		sent, err = c.state(ctx, it, key, &r, told)
 		out.Record, out.Sent = r, out.Sent+sent
+		if errors.Is(err, objstore.ErrCorrupt) && ctx.Err() == nil {
+			continue // on the way, mostly: it is read and sent again
+		}
 		if err == nil || !errors.Is(err, objstore.ErrChanged) && !errors.Is(err, objstore.ErrNotFound) || errors.Is(err, errTarget) {
 			break
 		}
@@ -292,14 +295,17 @@ func (c *copier) tags(ctx context.Context, obj objstore.Object, key string, r *R
 	}
 	tags, err := from.Tags(ctx, obj.Key)
 	if err != nil || len(tags) == 0 {
-		return err
+		return unlessLacking(err)
 	}
-	to, ok := c.to.(objstore.Tagger)
-	if !ok {
-		r.Lost = append(r.Lost, fmt.Sprintf("%d tags", len(tags)))
+	err = errLacking
+	if to, ok := c.to.(objstore.Tagger); ok {
+		err = to.SetTags(ctx, key, tags)
+	}
+	if errors.Is(err, objstore.ErrNotSupported) {
+		r.Lost = append(r.Lost, fmt.Sprintf("%d tags: %v", len(tags), err))
 		return nil
 	}
-	return atTarget(to.SetTags(ctx, key, tags))
+	return atTarget(err)
 }
 
 func (c *copier) grants(ctx context.Context, obj objstore.Object, key string, r *Record) error {
@@ -309,14 +315,28 @@ func (c *copier) grants(ctx context.Context, obj objstore.Object, key string, r 
 	}
 	canned, all, err := from.Grants(ctx, obj.Key)
 	if err != nil || canned == "private" {
-		return err
+		return unlessLacking(err)
 	}
-	to, ok := c.to.(objstore.Granter)
-	if !ok || canned == "" {
-		r.Lost = append(r.Lost, "grants: "+strings.Join(append(all, canned), ", "))
+	err = errLacking
+	if to, ok := c.to.(objstore.Granter); ok && canned != "" {
+		err = to.SetGrants(ctx, key, canned)
+	}
+	if errors.Is(err, objstore.ErrNotSupported) {
+		r.Lost = append(r.Lost, fmt.Sprintf("grants %s: %v", strings.Join(append(all, canned), ", "), err))
 		return nil
 	}
-	return atTarget(to.SetGrants(ctx, key, canned))
+	return atTarget(err)
+}
+
+// errLacking: the target has no such thing, or nothing that means the same.
+var errLacking = fmt.Errorf("the target knows none: %w", objstore.ErrNotSupported)
+
+// unlessLacking is err, but for a source that has no such thing.
+func unlessLacking(err error) error {
+	if errors.Is(err, objstore.ErrNotSupported) {
+		return nil
+	}
+	return err
 }
 
 // partSize is how large parts of an object of size bytes are.

@@ -55,6 +55,7 @@ type State struct {
 	Vanished, Deleted     int64 // gone at the source; of those, deleted at the target
 	Objects, Bytes        int64 // at the target, of all passes
 	Again                 int64 // items done a second time
+	Ever                  int64 // copied, in all passes
 }
 
 // ledgerMemory is the bytes of memory that the store below takes: cache and memtables.
@@ -334,6 +335,7 @@ func (l *Ledger) outcome(c change, it ItemResult) error {
 		if !there {
 			c.Objects, was.Size = c.Objects+1, 0
 		}
+		c.Ever++
 		c.Copied, c.CopiedBytes, c.Bytes = c.Copied+1, c.CopiedBytes+r.Size, c.Bytes+r.Size-was.Size
 		if err := l.forget(c, it.Key); err != nil {
 			return err

@@ -6,27 +6,30 @@ import (
 	"time"
 )
 
-// Level finds how many requests should be under way: more as long as more gets done, fewer when a store asks for it (additive increase, multiplicative
-// decrease). The zero value is not ready: set Least and Most.
+// Level finds how many requests should be under way: twice as many each time as long as that brings much, then a few more or fewer, whatever gets more done; and
+// fewer at once when a store asks for it. The zero value is not ready: set Least and Most.
 type Level struct {
 	Least, Most float64
 
-	n    float64
-	up   bool
-	best float64 // things done a second, at the level before
+	n     float64
+	up    bool
+	found bool    // it has stopped doubling
+	best  float64 // things done a second, at the level before
 }
 
 // How the level moves.
 const (
-	levelStep = 0.1  // of the level, one at least
-	levelGain = 1.03 // more done than before: it was worth it
-	levelBack = 0.6  // of the level, when the store asks for fewer
+	levelStart = 8
+	levelMuch  = 1.15 // more done after doubling: once more
+	levelStep  = 0.1  // of the level, one at least
+	levelGain  = 1.02 // more done after a step: it was worth it
+	levelBack  = 0.6  // of the level, when the store asks for fewer
 )
 
 // Now is the level.
 func (l *Level) Now() int {
 	if l.n == 0 {
-		l.n, l.up = min(l.Most, max(l.Least, 4)), true
+		l.n, l.up = min(l.Most, max(l.Least, levelStart)), true
 	}
 	return int(l.n)
 }
@@ -35,20 +38,24 @@ func (l *Level) Now() int {
 func (l *Level) Look(n int, d time.Duration, slow bool) {
 	l.Now()
 	rate := float64(n) / max(d.Seconds(), 1e-9)
+	step := max(1, l.n*levelStep)
 	switch {
 	case slow:
-		l.n, l.up, l.best = l.n*levelBack, true, 0
+		l.n, l.up, l.found, rate = l.n*levelBack, true, true, 0
+	case !l.found && rate >= l.best*levelMuch && l.n < l.Most:
+		l.n *= 2
+	case !l.found:
+		l.n, l.up, l.found = l.n/2+step, false, true // the doubling before brought nothing
 	default:
 		if rate < l.best*levelGain { // no better than before: turn round
 			l.up = !l.up
 		}
-		l.best = rate
-		step := max(1, l.n*levelStep)
 		if !l.up {
 			step = -step
 		}
 		l.n += step
 	}
+	l.best = rate
 	l.n = min(l.Most, max(l.Least, l.n))
 }
 
@@ -88,7 +95,7 @@ func (g *gate) enter(ctx context.Context) error {
 
 // A look at the level is taken after this time and so many things for each place.
 const (
-	lookEvery = 250 * time.Millisecond
+	lookEvery = 100 * time.Millisecond
 	lookLeast = 2
 )
 

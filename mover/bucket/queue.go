@@ -19,8 +19,10 @@ import (
 // coordinator fills the queue anew from it when it starts.
 //
 //	mover.FLOW.units    stream of unit numbers, 8 bytes; work queue in memory
-//	mover.FLOW.ask      request: unit number; answer: Unit, what is left of it
+//	mover.FLOW.ask      request: Ask; answer: Unit, what is left of it
 //	mover.FLOW.result   request: Result; answer: it is durable
+//	mover.FLOW.alive    Alive: told again and again, and when asked for
+//	mover.FLOW.who      the coordinator asks who holds what: it has started, and must not hand out what is under way
 
 // Server is a NATS server inside this process, for workers of this process alone or, where it listens, of others too.
 type Server struct{ s *server.Server }
@@ -35,7 +37,7 @@ type ServerConfig struct {
 const (
 	queueMemory  = 64 << 20
 	serverWait   = 10 * time.Second
-	ackWait      = 30 * time.Second // a worker says more often that it is alive
+	ackWait      = 10 * time.Second // a worker says more often that it is alive
 	queuePayload = 1 << 20          // bytes of a message that any server takes
 )
 
@@ -182,5 +184,33 @@ func (q *queue) request(ctx context.Context, what string, v, answer any) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// Ask is a worker that wants to begin with a unit.
+type Ask struct {
+	Worker string
+	Unit   uint64
+}
+
+// Alive is a worker that holds units.
+type Alive struct {
+	Worker string
+	Units  []uint64
+}
+
+// hear calls f with every message of a subject until the subscription ends.
+func (q *queue) hear(what string, f func(b []byte)) (*nats.Subscription, error) {
+	sub, err := q.nc.Subscribe(q.subject(what), func(m *nats.Msg) { f(m.Data) })
+	if err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	return sub, nil
+}
+
+// say tells everybody who listens.
+func (q *queue) say(what string, v any) {
+	if b, err := pack(v); err == nil {
+		_ = q.nc.Publish(q.subject(what), b) // who misses it hears the next one
 	}
 }

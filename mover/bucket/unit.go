@@ -13,6 +13,7 @@ type Unit struct {
 	ID    uint64
 	Pass  uint64
 	Items []Item
+	Held  bool // in an answer: another worker has it
 }
 
 // Item is one object to be copied, or to be deleted at the target.

@@ -39,8 +39,7 @@ type Worker struct {
 
 const (
 	unitsAhead   = 16                     // units that a worker has at a time
-	tellItems    = 128                    // results that are told together
-	tellAfter    = 50 * time.Millisecond  // or after this time
+	tellItems    = 256                    // results that are told together, at most
 	aliveEvery   = ackWait / 3            // says so for its units
 	workerRetry  = 500 * time.Millisecond // until there is a coordinator
 	leastObjects = 2
@@ -59,7 +58,7 @@ func NewWorker(cfg WorkerConfig, nc *nats.Conn) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Worker{cfg: cfg, queue: q, copy: newCopier(cfg.From, cfg.To, cfg.Copy), gate: newGate(leastObjects, cfg.Most), results: make(chan ItemResult)}, nil
+	return &Worker{cfg: cfg, queue: q, copy: newCopier(cfg.From, cfg.To, cfg.Copy), gate: newGate(leastObjects, cfg.Most), results: make(chan ItemResult, tellItems)}, nil
 }
 
 // Run works until ctx ends, or a store cannot be used.
@@ -121,13 +120,22 @@ func (w *Worker) units(ctx context.Context, t *teller, work func(Unit)) error {
 			return err
 		}
 		var u Unit
-		if err := w.queue.request(ctx, "ask", id, &u); err != nil {
-			return err
-		}
-		if len(u.Items) == 0 || !t.begin(u, m) {
+		if t.has(id) { // the queue has lost patience, or is a new one
 			_ = m.Ack()
 			continue
 		}
+		if err := w.queue.request(ctx, "ask", Ask{w.cfg.Name, id}, &u); err != nil {
+			return err
+		}
+		if u.Held {
+			_ = m.NakWithDelay(ackWait / 2) // should its holder die, somebody has to take it
+			continue
+		}
+		if len(u.Items) == 0 {
+			_ = m.Ack()
+			continue
+		}
+		t.begin(u, m)
 		work(u)
 	}
 	return ctx.Err()
@@ -139,10 +147,11 @@ func (w *Worker) item(ctx context.Context, unit uint64, it Item) error {
 		var ok bool
 		return w.queue.request(ctx, "result", Result{Worker: w.cfg.Name, Part: &p}, &ok)
 	})
-	w.gate.leave(errors.Is(err, objstore.ErrSlowDown))
 	if err != nil {
+		w.gate.leave(errors.Is(err, objstore.ErrSlowDown))
 		return err
 	}
+	// Its place it leaves when its result is durable: what a worker that dies has done in vain is no more than it has places.
 	if r.Record.Outcome != Failed {
 		w.failing.Store(0)
 	} else if n := w.failing.Add(1); n >= mostFailing { // not of this object, it seems; what is told no more is tried again
@@ -189,15 +198,19 @@ func (t *teller) room(ctx context.Context) error {
 	}
 }
 
-// begin notes that a unit is under way; false: it is already, and the queue has lost patience.
-func (t *teller) begin(u Unit, m jetstream.Msg) bool {
+// has tells whether a unit is under way.
+func (t *teller) has(id uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.open[u.ID]; ok {
-		return false
-	}
+	_, ok := t.open[id]
+	return ok
+}
+
+// begin notes that a unit is under way.
+func (t *teller) begin(u Unit, m jetstream.Msg) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.open[u.ID] = &working{m, len(u.Items)}
-	return true
 }
 
 // run tells results until ctx ends.
@@ -208,20 +221,18 @@ func (t *teller) run(ctx context.Context) error {
 		case it := <-t.worker.results:
 			r.Items = append(r.Items, it)
 		case <-ctx.Done():
-			return ctx.Err()
 		}
-		late := time.NewTimer(tellAfter)
-		for more := true; more && len(r.Items) < tellItems; {
+		for more := true; more && len(r.Items) < tellItems; { // those that have come while others were told
 			select {
 			case it := <-t.worker.results:
 				r.Items = append(r.Items, it)
-			case <-late.C:
+			default:
 				more = false
-			case <-ctx.Done():
-				more = false // what is done is told, if there is still somebody
 			}
 		}
-		late.Stop()
+		if len(r.Items) == 0 {
+			return ctx.Err()
+		}
 		if err := t.tell(ctx, r); err != nil {
 			return err
 		}
@@ -243,6 +254,7 @@ func (t *teller) tell(ctx context.Context, r Result) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, it := range r.Items {
+		t.worker.gate.leave(false)
 		u := t.open[it.Unit]
 		if u.left--; u.left == 0 {
 			_ = u.msg.Ack() // lost, it comes again, and nothing is left of it
@@ -257,20 +269,33 @@ func (t *teller) tell(ctx context.Context, r Result) error {
 // lastWords is how long a worker that has to end takes to tell what it has done.
 const lastWords = 2 * time.Second
 
-// alive keeps the queue from giving to others what is under way here.
+// alive keeps others from what is under way here.
 func (t *teller) alive(ctx context.Context) error {
+	asked, err := t.worker.queue.hear("who", func([]byte) { t.present() })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = asked.Unsubscribe() }()
 	tick := time.NewTicker(aliveEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
+			t.present()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		t.mu.Lock()
-		for _, u := range t.open {
-			_ = u.msg.InProgress()
-		}
-		t.mu.Unlock()
 	}
+}
+
+// present says what is under way here.
+func (t *teller) present() {
+	a := Alive{Worker: t.worker.cfg.Name}
+	t.mu.Lock()
+	for id, u := range t.open {
+		_ = u.msg.InProgress()
+		a.Units = append(a.Units, id)
+	}
+	t.mu.Unlock()
+	t.worker.queue.say("alive", a)
 }

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/moverd/mover/bench/buckets"
+)
+
+func bucketCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "bucket", Short: "workloads of bucket flows"}
+	cmd.AddCommand(bucketSoak(), bucketChild())
+	return cmd
+}
+
+func bucketSoak() *cobra.Command {
+	var o buckets.SoakOptions
+	cmd := &cobra.Command{Use: "soak", Short: "move folders into a BOS emulator under a live writer, kill -9 and faults of the server; every object compared", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if o.Exe, err = os.Executable(); err != nil {
+				return err
+			}
+			t, err := buckets.Soak(cmd.Context(), o, cmd.OutOrStdout())
+			fmt.Fprintf(cmd.OutOrStdout(), "%d runs: %d failed, %d kills, %d faults, %d objects compared, %d lost, %d wrong, %d uploads left, repeated work %.2f %%\n", t.Runs, t.Failed, t.Kills, t.Faults, t.Objects,
+				t.Lost, t.Wrong, t.Left, t.Repeated()*100)
+			return err
+		}}
+	cmd.Flags().IntVar(&o.Runs, "runs", 20, "runs")
+	cmd.Flags().Uint64Var(&o.Seed, "seed", 1, "of the first run")
+	cmd.Flags().IntVar(&o.Parallel, "parallel", 2, "runs side by side")
+	cmd.Flags().IntVar(&o.Objects, "objects", 1500, "at the beginning, about")
+	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the folder of a run that failed")
+	return cmd
+}
+
+// bucketChild is one process of a soak.
+func bucketChild() *cobra.Command {
+	return &cobra.Command{Use: "child", Short: "one process of a soak, described on standard input", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var c buckets.Child
+			if err := json.NewDecoder(cmd.InOrStdin()).Decode(&c); err != nil {
+				return err
+			}
+			return c.Run(cmd.Context(), cmd.OutOrStdout())
+		}}
+}
