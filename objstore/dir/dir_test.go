@@ -336,7 +336,7 @@ func TestLinks(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(path, "pipe"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"file", "dir", "dir/secret", "up/" + filepath.Base(outside) + "/secret", "rel/secret", "self/x", "loop", "loop/x", "gone", "in/link", "root/etc/passwd", "pipe", "pipe/x",
+	for _, key := range []string{"file", "dir", "dir/secret", "up/" + filepath.Base(outside) + "/secret", "rel/secret", "self/x", "loop", "loop/x", "gone", "in/link", "root" + secret, "pipe", "pipe/x",
 		"../" + filepath.Base(outside) + "/secret", "in/../../" + filepath.Base(outside) + "/secret", secret} {
 		if _, _, err := s.Get(ctx, key, objstore.GetOptions{}); !errors.Is(err, objstore.ErrNotFound) {
 			t.Errorf("get %q: %v", key, err)
