@@ -136,7 +136,7 @@ func (a *audited) note(r audit.Record) { a.log.record(r) }
 // Do records the verb and its outcome. What changes who writes the target is not begun without a record.
 func (a *audited) Do(ctx context.Context, verb string, r control.Request, progress func(mover.Progress)) (control.Result, error) {
 	switch {
-	case verb == control.Points && r.Change == "", verb == control.Lines && r.Set == nil: // a look
+	case verb == control.Points && r.Change == "", verb == control.Lines && r.Set == nil, verb == control.Objects: // a look
 		return a.role.Do(ctx, verb, r, progress)
 	case verb == control.Report:
 		d, err := a.document(ctx, r.Flow)
@@ -144,7 +144,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 	}
 	actor := control.Peer(ctx)
 	asked := audit.Record{Actor: actor, Event: verb + begins, Flow: r.Flow, Details: map[string]any{}}
-	for name, on := range map[string]bool{"rehearse": r.Rehearse, "all": r.All, "overwrite": r.Overwrite, "drop": r.Drop} {
+	for name, on := range map[string]bool{"rehearse": r.Rehearse, "all": r.All, "overwrite": r.Overwrite, "drop": r.Drop, "without_refused": r.WithoutRefused} {
 		if on {
 			asked.Details[name] = true
 		}
@@ -158,7 +158,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 		asked.Details["set"] = r.Set
 	}
 	switch verb {
-	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw, control.Point: // harmless, or must not be held up
+	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw, control.Point, control.Manifest: // harmless, or must not be held up
 		a.note(asked)
 	default:
 		if err := a.log.trail.Require(asked); err != nil {
@@ -196,6 +196,9 @@ func outcome(result control.Result, err error) map[string]any {
 	if r := result.Report; r != nil {
 		d["source_root"], d["target_root"], d["pause_seconds"], d["left"] = r.SourceRoot, r.TargetRoot, r.Pause, r.Left
 		d["generation"], d["epoch"], d["consistency"] = r.Generation, r.Epoch, r.Consistency
+		if b := r.Bucket; b != nil {
+			d["objects"], d["bytes"], d["refused"], d["partly"], d["differ"], d["manifest"], d["manifest_root"] = b.Objects, b.Bytes, b.Refused, b.Partly, b.Differ, b.Manifest, b.Root
+		}
 		if r.Kind == "cutover" {
 			d["handed_over"] = handedOver(r)
 		}

@@ -64,6 +64,13 @@ func Check(ctx context.Context, conf *config.Config, w io.Writer) error {
 }
 
 func (c *checks) source(ctx context.Context, s *config.Source) {
+	for _, f := range s.Buckets {
+		c.bucket(ctx, s, f)
+	}
+	if len(s.Flows) == 0 {
+		c.prices(s.Prices)
+		return
+	}
 	files := s.Gateway.Files()
 	c.certificate("source certificate", files)
 	support := cbt.Probe()

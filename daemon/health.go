@@ -35,7 +35,9 @@ func Health(role string, c *config.Config) (all []metrics.Total) {
 	}
 	switch {
 	case role == Source && c.Source != nil:
-		certificates(c.Source.Gateway.Cert, c.Source.Gateway.CA)
+		if len(c.Source.Flows) > 0 {
+			certificates(c.Source.Gateway.Cert, c.Source.Gateway.CA)
+		}
 		state(c.Source.State)
 	case role == Gateway && c.Gateway != nil:
 		certificates(c.Gateway.TLS.Cert, c.Gateway.TLS.CA)

@@ -28,11 +28,19 @@ type source struct {
 	buffers *buffers.Pool
 	slots   []*slot
 	units   []*unit
+	buckets *buckets
 }
 
 // sourceBuffers and heap share the memory limit: buffers lie outside of Go's heap, and an eighth is left for what neither counts.
 func sourceBuffers(s *config.Source) int64 { return int64(s.Limits.Memory) * 3 / 8 }
-func heap(s *config.Source) int64          { return int64(s.Limits.Memory) / 2 }
+
+func heap(s *config.Source) int64 {
+	n := int64(s.Limits.Memory) / 2
+	for _, b := range s.Buckets {
+		n += int64(b.Limits.Memory)*5/4 + bucketMemory
+	}
+	return n
+}
 
 func openSource(ctx context.Context, o Options) (_ role, err error) {
 	c := o.Config.Source
@@ -53,6 +61,19 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	}
 	sweepSnapshots(ctx, string(c.Run), o.Log.Logger)
 	setLevel(o, c.LogLevel)
+	s := &source{o: o}
+	here := machineOf(string(c.State))
+	if s.buckets, err = openBuckets(o, here); err != nil {
+		return nil, err
+	}
+	if len(c.Flows) == 0 { // no volumes: no gateway, no tracking, no buffers
+		return s, nil
+	}
+	defer func() {
+		if err != nil && s.buffers == nil {
+			err = errors.Join(err, s.buckets.close())
+		}
+	}()
 	tls, err := wire.ClientTLS(c.Gateway.Files(), c.Gateway.Name)
 	if err != nil {
 		return nil, err
@@ -61,8 +82,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	if err != nil {
 		o.Log.Warn("the I/O priority stays as it is", "error", err)
 	}
-	s := &source{o: o, buffers: buffers.New(chunker.BatchSize, sourceBuffers(c))}
-	here := machineOf(string(c.State))
+	s.buffers = buffers.New(chunker.BatchSize, sourceBuffers(c))
 	s.newUnits(func(f config.SourceFlow) *slot {
 		return &slot{o: o, c: c, f: f, tls: tls, machine: here, buffers: s.buffers, priority: priority, again: make(chan struct{}, 1), untracked: make(chan struct{}),
 			log: o.Log.With("flow", f.Name)}
@@ -83,7 +103,7 @@ func openSource(ctx context.Context, o Options) (_ role, err error) {
 	// One volume that is away must not keep the others from being moved; if none is there, the config is of another machine.
 	// A copy of the server that boots elsewhere stands still and says why, instead of being started again and again.
 	all := errors.Join(errs...)
-	if len(errs) == len(s.slots) && !errors.Is(all, errForeign) {
+	if len(errs) == len(s.slots) && len(s.buckets.flows) == 0 && !errors.Is(all, errForeign) {
 		return nil, errors.Join(all, s.close())
 	}
 	return s, nil
@@ -94,6 +114,7 @@ func (s *source) run(ctx context.Context) error {
 	for _, p := range s.slots {
 		g.Go(func() error { return p.run(ctx) })
 	}
+	g.Go(func() error { return s.buckets.run(ctx) })
 	for _, u := range s.units {
 		if u.schedule.Every > 0 {
 			g.Go(func() error { return u.scheduled(ctx) })
@@ -131,7 +152,10 @@ func (s *source) close() error {
 	for _, p := range s.slots {
 		errs = append(errs, p.close())
 	}
-	return errors.Join(append(errs, s.buffers.Close())...)
+	if s.buffers != nil {
+		errs = append(errs, s.buffers.Close())
+	}
+	return errors.Join(append(errs, s.buckets.close())...)
 }
 
 // reload takes over limits and the log level. Flows, volumes and the gateway need a restart, which costs nothing: the kernel goes on tracking.
@@ -159,6 +183,9 @@ func (s *source) Status() []mover.Status {
 	for i, p := range s.slots {
 		all[i].Group = views[p.unit]
 	}
+	for _, f := range s.buckets.flows {
+		all = append(all, f.Status())
+	}
 	return all
 }
 
@@ -166,6 +193,15 @@ func (s *source) Do(ctx context.Context, verb string, r control.Request, progres
 	switch verb {
 	case control.Claim, control.Points, control.Restore, control.Export, control.Serve:
 		return control.Result{}, usagef("%s is for a gateway; this is a source", verb)
+	}
+	if f := s.buckets.flow(r.Flow); f != nil {
+		return f.do(ctx, verb, r, progress)
+	}
+	if verb == control.Manifest || verb == control.Objects {
+		if slices.ContainsFunc(s.Status(), func(f mover.Status) bool { return f.Flow == r.Flow }) {
+			return control.Result{}, usagef("%s is for bucket flows; %s moves a volume", verb, r.Flow)
+		}
+		return control.Result{}, s.unknown(r.Flow)
 	}
 	for _, u := range s.units {
 		if u.name == r.Flow {
@@ -195,6 +231,9 @@ func (s *source) unknown(name string) error {
 	}
 	for _, g := range s.o.Config.Source.Groups {
 		text += " " + g.Name
+	}
+	for _, f := range s.buckets.flows {
+		text += " " + f.c.Name
 	}
 	return &usageError{text}
 }

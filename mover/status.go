@@ -69,6 +69,7 @@ type Status struct {
 	Reconnects       int64        `json:"reconnects"`
 	Resent           int64        `json:"resent_bytes"` // logical bytes sent again after a cut, none of them acked before
 	LastError        string       `json:"last_error,omitempty"`
+	Bucket           *Bucket      `json:"bucket,omitempty"` // of a bucket flow; what is of volumes is zero then
 }
 
 // Pass is a pass under way.
@@ -132,6 +133,8 @@ type Report struct {
 	Worse      []string  `json:"worse,omitempty"`              // why the moment is worth less than the freeze and the hooks were to make it
 	HookError  string    `json:"hook_error,omitempty"`         // of post: what pre did to the applications may stand
 	Members    []*Report `json:"members,omitempty"`
+
+	Bucket *BucketReport `json:"bucket,omitempty"` // of a bucket flow; what is of volumes is zero then
 }
 
 // Step is one timed step of a report.

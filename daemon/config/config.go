@@ -44,8 +44,10 @@ type Source struct {
 	Tracking    Tracking     `yaml:"tracking"`
 	Audit       Audit        `yaml:"audit"`
 	Prices      File         `yaml:"prices,omitempty"` // for moverctl cost and report
-	Flows       []SourceFlow `yaml:"flows"`
+	Flows       []SourceFlow `yaml:"flows,omitempty"`
 	Groups      []Group      `yaml:"groups,omitempty"`
+	Buckets     []BucketFlow `yaml:"buckets,omitempty"`
+	Regions     []string     `yaml:"regions,omitempty,flow"` // where buckets may be; none: the mainland
 }
 
 // Dial says how the gateway is reached.

@@ -40,6 +40,9 @@ func (v *File) Parse(s string) error {
 	return nil
 }
 
+// Path is where the file is.
+func (v File) Path() (string, error) { return v.path() }
+
 // path is where the file is.
 func (v File) path() (string, error) {
 	name, ok := strings.CutPrefix(string(v), credential)

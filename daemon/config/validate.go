@@ -49,14 +49,16 @@ func (v *validator) source(s *Source) {
 	v.metrics("source.metrics", s.Metrics)
 	v.audit("source.audit", s.Audit)
 	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
-	v.dial("source.gateway", s.Gateway)
+	if len(s.Flows) > 0 || len(s.Buckets) == 0 { // a host that moves only buckets needs no gateway
+		v.dial("source.gateway", s.Gateway)
+	}
 	v.links(s)
 	v.limits("source.limits", s.Limits)
 	v.among("source.compression", s.Compression, "auto", "off", "fastest", "default", "better", "best")
 	v.among("source.tracking.method", s.Tracking.Method, "auto", "ebpf", "scan")
 	v.atLeast("source.tracking.memory", s.Tracking.Memory, 1<<20)
-	if len(s.Flows) == 0 {
-		v.bad("source.flows", "needs at least one flow")
+	if len(s.Flows)+len(s.Buckets) == 0 {
+		v.bad("source.flows", "needs at least one flow, or source.buckets one")
 	}
 	flows, volumes := map[string]int{}, map[string]int{}
 	for i, f := range s.Flows {
@@ -74,6 +76,7 @@ func (v *validator) source(s *Source) {
 		}
 	}
 	v.groups(s, flows)
+	v.buckets(s, flows)
 }
 
 func (v *validator) dial(key string, d Dial) {

@@ -31,10 +31,13 @@ const (
 	Point    = "point"
 	Lines    = "line"   // of a gateway: how lines stand, or with Set what is changed
 	Report   = "report" // a look at the past; Flow is empty, a flow or a group
+
+	Manifest = "manifest" // of a bucket flow: written to To, or to its folder
+	Objects  = "objects"  // of a bucket flow: those with one of Outcomes, behind After
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point, Lines}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point, Lines, Manifest, Objects}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -64,6 +67,10 @@ type Request struct {
 	Dir       string  `json:"dir,omitempty"`              // restore, export of a moment: the absolute path of a folder
 	Format    string  `json:"format,omitempty"`           // export: raw, qcow2
 
+	WithoutRefused bool     `json:"without_refused,omitempty"` // cutover of a bucket flow: although some objects cannot be carried
+	Outcomes       []string `json:"outcomes,omitempty"`        // objects: refused, failed, partly, gone, copied; none: the first four
+	After          []byte   `json:"after,omitempty"`           // objects: only those behind this key
+
 	Line string         `json:"line,omitempty"` // line: its name; empty: all
 	Set  *mover.LineSet `json:"set,omitempty"`  // line: what is changed; empty: nothing is any more
 }
@@ -84,6 +91,8 @@ type Result struct {
 	Moments []mover.Moment        `json:"moments,omitempty"`
 	Past    *report.Document      `json:"past,omitempty"`
 	Lines   []mover.LineStatus    `json:"lines,omitempty"`
+	Objects []mover.BucketObject  `json:"objects,omitempty"`
+	Next    []byte                `json:"next,omitempty"` // objects: After of the next page; empty: this was the last
 }
 
 // Failure is an error on its way through JSON. A report may come with it: of what differed.

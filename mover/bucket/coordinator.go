@@ -144,7 +144,8 @@ func (c *Coordinator) begin(final bool) error {
 		return nil
 	}
 	return c.ledger.update(func(ch change) error {
-		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes, Ever: s.Ever}
+		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes,
+			NowRefused: s.NowRefused, NowFailed: s.NowFailed, NowPartly: s.NowPartly, Ever: s.Ever}
 		return ch.set(numbered('w', 1), walkRecord{})
 	})
 }
@@ -260,8 +261,7 @@ func (c *Coordinator) done(it Item) (bool, error) {
 	if it.Delete {
 		return !found, nil
 	}
-	r.Sure = true
-	return found && r.is(it.Entry), nil
+	return found && r.is(it.Entry), nil // one that is not sure is copied again
 }
 
 // close forgets a unit of which nothing is left.

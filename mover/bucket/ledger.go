@@ -56,6 +56,20 @@ type State struct {
 	Objects, Bytes        int64 // at the target, of all passes
 	Again                 int64 // items done a second time
 	Ever                  int64 // copied, in all passes
+
+	NowRefused, NowFailed, NowPartly int64 // records of all passes that say so; partly: copied, without something
+}
+
+// stands counts n records like r.
+func (s *State) stands(r Record, n int64) {
+	switch {
+	case r.Outcome == Refused:
+		s.NowRefused += n
+	case r.Outcome == Failed:
+		s.NowFailed += n
+	case r.Outcome == Copied && len(r.Lost) > 0:
+		s.NowPartly += n
+	}
 }
 
 // ledgerMemory is the bytes of memory that the store below takes: cache and memtables.
@@ -315,6 +329,7 @@ func (l *Ledger) outcome(c change, it ItemResult) error {
 	c.Sent += it.Sent
 	there := found && was.Target != ""
 	r := it.Record
+	c.stands(was, -1)
 	switch {
 	case it.Delete:
 		if c.Deleted++; there {
@@ -348,6 +363,7 @@ func (l *Ledger) outcome(c change, it ItemResult) error {
 	if r.Outcome != Copied && there { // the target has an older state of it
 		r.Target, r.Digest, r.Size = was.Target, was.Digest, was.Size
 	}
+	c.stands(r, 1)
 	return c.Set(objectKey(it.Key), r.append(nil), nil)
 }
 

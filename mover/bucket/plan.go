@@ -116,6 +116,7 @@ func (w *plan) write(upto string, end bool) error {
 			if err != nil || !found {
 				return err
 			}
+			c.stands(r, -1)
 			r.Outcome = Gone
 			if err := c.Set(objectKey(key), r.append(nil), nil); err != nil {
 				return err
