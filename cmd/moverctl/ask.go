@@ -66,3 +66,6 @@ func (a *app) json(v any) error {
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }
+
+// jsonLine writes v on one line, as one of many.
+func (a *app) jsonLine(v any) error { return json.NewEncoder(a.out).Encode(v) }

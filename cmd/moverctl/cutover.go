@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) cutoverCmd() *cobra.Command {
-	var rehearse, yes bool
+	var rehearse, yes, all, without bool
 	var limit, deadline time.Duration
 	var leave, file string
 	c := &cobra.Command{
@@ -25,6 +25,8 @@ func (a *app) cutoverCmd() *cobra.Command {
 		Long: `Passes run until the rest is small enough for the limit; then the filesystems are frozen (or the stop hook runs), the last changes are
 sent, and both ends are read back and compared. The report tells how long the writers stood still.
 The flows of a group are cut over at one moment, and only together.
+A bucket flow runs its stop hook, or relies upon the writers having been stopped, and then passes until one finds nothing new; the target's listing is
+compared with what was written (--all: every object is read), and a manifest is written.
 Interrupting moverctl ends a cutover before the freeze; after it the cutover goes on to its end.`,
 		Args: exactly("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -42,7 +44,7 @@ Interrupting moverctl ends a cutover before the freeze; after it the cutover goe
 					return err
 				}
 			}
-			req := control.Request{Flow: args[0], Rehearse: rehearse, Limit: limit.Seconds(), Deadline: deadline.Seconds(), Leave: leave}
+			req := control.Request{Flow: args[0], Rehearse: rehearse, Limit: limit.Seconds(), Deadline: deadline.Seconds(), Leave: leave, All: all, WithoutRefused: without}
 			return a.reported(c, sourceSocket, control.Cutover, req, file)
 		},
 	}
@@ -50,6 +52,8 @@ Interrupting moverctl ends a cutover before the freeze; after it the cutover goe
 	c.Flags().DurationVar(&limit, "limit", 0, "longest estimated pause to go ahead with (default: as configured)")
 	c.Flags().DurationVar(&deadline, "deadline", 0, "thaw after so long whatever happens, if the target has not committed (default: as configured)")
 	c.Flags().StringVar(&leave, "leave", "", "leave the source frozen, read-only or stopped (default: as configured)")
+	c.Flags().BoolVar(&all, "all", false, "of a bucket flow: read every object at the target again")
+	c.Flags().BoolVar(&without, "without-refused", false, "of a bucket flow: although some objects cannot be carried (moverctl objects shows which)")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	reportFlag(c, &file)
 	return c
@@ -84,13 +88,13 @@ func (a *app) verifyCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   "verify FLOW|GROUP",
-		Short: "Compare source and target now and name the extents that differ",
+		Short: "Compare source and target now and name the extents, or objects, that differ",
 		Args:  exactly("FLOW|GROUP"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.reported(c, sourceSocket, control.Verify, control.Request{Flow: args[0], All: all}, file)
 		},
 	}
-	c.Flags().BoolVar(&all, "all", false, "read every byte of both ends again, not only what was touched since its last reading")
+	c.Flags().BoolVar(&all, "all", false, "read every byte of both ends again, not only what was touched since its last reading; of a bucket flow every object at the target")
 	reportFlag(c, &file)
 	return c
 }

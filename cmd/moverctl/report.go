@@ -78,6 +78,10 @@ func (s *steps) end() {
 
 // printReport writes the outcome of a cutover, a rehearsal or a verification for people.
 func printReport(w io.Writer, r *mover.Report) {
+	if r.Bucket != nil {
+		printBucketReport(w, r)
+		return
+	}
 	verdict := "done: source and target are equal"
 	switch r.Kind {
 	case "verify":

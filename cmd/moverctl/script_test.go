@@ -74,6 +74,10 @@ func sourceFlows() []mover.Status {
 			Reason: "read bytes [4096,8192) of /dev/mapper/vg-logs: input/output error", LastError: "read bytes [4096,8192) of /dev/mapper/vg-logs: input/output error",
 			Tracking: "scan: the volume is a thin volume", Gap: "the daemon was not there when the kernel started",
 			Next: "replace the disk, or set on-read-error: skip", Unreadable: []string{"[4096,8192)"}},
+		{Flow: "photos", Role: "source", Device: "s3://photos/ at https://rgw.example", Peer: "bos://photos-bj/ at bj.bcebos.com", Size: 3 << 30, State: mover.Passing, Rate: 80 << 20,
+			Since: testNow.Add(-time.Minute), Pass: &mover.Pass{Kind: "delta", Mode: "objects", Total: 2 << 30, Acked: 1 << 30, ETA: 13},
+			Bucket: &mover.Bucket{Pass: 3, Listed: 30000, Left: 12, Same: 20000, Planned: 10000, PlannedBytes: 2 << 30, Copied: 5000, CopiedBytes: 1 << 30, Vanished: 4,
+				Objects: 24996, Bytes: 2 << 30, Refused: 3, Failed: 1}, Next: "3 objects cannot be carried: moverctl objects shows which"},
 	}
 }
 
@@ -106,7 +110,12 @@ func (f *fake) Do(_ context.Context, verb string, r control.Request, progress fu
 	if verb != control.Claim && !slices.ContainsFunc(sourceFlows(), func(s mover.Status) bool { return s.Flow == r.Flow }) {
 		return control.Result{}, fmt.Errorf("there is no flow %q; there are root data logs: %w", r.Flow, sentinel.ErrUsage)
 	}
+	if r.Flow == "photos" {
+		return bucketVerb(verb, r)
+	}
 	switch verb {
+	case control.Manifest, control.Objects:
+		return control.Result{}, fmt.Errorf("%s is for bucket flows; %s moves a volume: %w", verb, r.Flow, sentinel.ErrUsage)
 	case control.Cutover:
 		for _, p := range []mover.Progress{
 			{Step: "rounds", Text: "sending what has changed"}, {Step: "rounds", Text: "round 1: 212 MiB sent, the pause would be about 400 ms"},
@@ -189,6 +198,35 @@ func reportOf(r control.Request) *mover.Report {
 		Rounds: 2, FinalDelta: 2 << 20, SourceRoot: strings.Repeat("a", 64), TargetRoot: strings.Repeat("a", 64), Compared: 12 << 30, Free: 28 << 30,
 		Unreadable: []string{"[4096,8192)"}, Consistency: "crash", Proof: "exact", Left: left, Generation: "6c9958946b538d66ce2a8ca3a10b9915", Epoch: 13,
 		Totals: mover.Counts{Offered: 100, Sent: 70, Same: 20, Copied: 10, Put: 4096, Zero: 8192, Free: 1 << 30}, WireOut: 1 << 20}
+}
+
+// bucketVerb answers for the bucket flow.
+func bucketVerb(verb string, r control.Request) (control.Result, error) {
+	switch verb {
+	case control.Objects:
+		if len(r.After) == 0 {
+			return control.Result{Objects: []mover.BucketObject{{Key: "a/../b", Outcome: "refused", Size: 10, Why: "a key with .. is not supported"}}, Next: []byte("a/../b")}, nil
+		}
+		return control.Result{Objects: []mover.BucketObject{{KeyBytes: []byte("\xff"), Outcome: "partly", Size: 1 << 20, Lost: []string{"user metadata: 3000 bytes, at most 2048"}}}}, nil
+	case control.Cutover, control.Verify:
+		report := &mover.Report{Flow: r.Flow, Kind: verb, OK: true, Started: testNow, Ended: testNow.Add(9 * time.Second), Pause: 5, Rounds: 2, FinalDelta: 2 << 20,
+			Steps:  []mover.Step{{Name: "rounds", Seconds: 4}, {Name: "final", Seconds: 5}},
+			Bucket: &mover.BucketReport{Pass: 5, Passes: 2, Objects: 29997, Bytes: 3 << 30, Read: r.All, Manifest: "/var/lib/mover/buckets/photos/manifest-000005.jsonl", Root: strings.Repeat("d", 64)}}
+		if verb == control.Verify {
+			report.Bucket.Manifest, report.Bucket.Root = "", ""
+			report.Bucket.Differ, report.Bucket.Examples = 1, []string{`"k": it is missing`}
+			report.OK, report.Error = false, "1 objects are not what was written there"
+			return control.Result{Report: report}, fmt.Errorf("%s: %w", report.Error, sentinel.ErrDiffer)
+		}
+		if !r.WithoutRefused {
+			report.OK, report.Error = false, "3 objects cannot be carried"
+			report.Bucket = &mover.BucketReport{Refused: 3}
+			return control.Result{Report: report}, fmt.Errorf("%s: %w", report.Error, sentinel.ErrRefused)
+		}
+		report.Bucket.Refused = 3
+		return control.Result{Report: report}, nil
+	}
+	return control.Result{Text: r.Flow + " " + verb + " done"}, nil
 }
 
 // groupPoint is a point of a flow; of logs, a moment that is incomplete.
@@ -324,7 +362,7 @@ func TestJSON(t *testing.T) {
 		return code
 	}
 	var all []mover.Status
-	if code := ctl(&all, "status"); code != 0 || len(all) != 3 || all[0].Pass.Acked != 5<<30 {
+	if code := ctl(&all, "status"); code != 0 || len(all) != 4 || all[0].Pass.Acked != 5<<30 {
 		t.Errorf("status: exit %d, %+v", code, all)
 	}
 	var r mover.Report

@@ -85,7 +85,7 @@ func printStatus(w io.Writer, all []mover.Status, now time.Time) {
 		t.row("FLOW", "DEVICE", "SIZE", "STATE", "PROGRESS", "RATE", "ON THE WIRE", []string{"DIRTY", "LOG"}[i], []string{"LAG", "CONNS"}[i], "RECOVERY POINT")
 		n := 0
 		for _, s := range all {
-			if s.Role != role {
+			if s.Role != role || s.Bucket != nil {
 				continue
 			}
 			n++
@@ -102,6 +102,7 @@ func printStatus(w io.Writer, all []mover.Status, now time.Time) {
 			t.print(w)
 		}
 	}
+	printBuckets(w, all, now)
 	if len(all) == 0 {
 		fmt.Fprintln(w, "no flows")
 	}
@@ -226,7 +227,7 @@ func groupNotes(g *mover.Group) (out [][2]string) {
 }
 
 // verbs are commands in a next step, to which the flow's name belongs.
-var verbs = regexp.MustCompile(`\bmoverctl (cutover|resume|rollback|thaw)\b`)
+var verbs = regexp.MustCompile(`\bmoverctl (cutover|resume|rollback|thaw|objects)\b`)
 
 // notes are the lines below a flow: why it stands still, what may be done.
 func notes(s mover.Status, now time.Time) (out [][2]string) {
@@ -253,6 +254,9 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 	add("gap", s.Gap)
 	if s.State != mover.Done {
 		add("cutover", s.Cutover)
+	}
+	if b := s.Bucket; b != nil {
+		add("changed", bucketText(b))
 	}
 	if s.DirtyRate >= 1 {
 		add("changes", units.Rate(s.DirtyRate)+" are being written")

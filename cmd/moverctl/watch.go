@@ -93,7 +93,9 @@ func line(s mover.Status, now time.Time) string {
 	if s.Rate >= 1 {
 		text += ", " + units.Rate(s.Rate) + ", wire " + units.Rate(s.WireRate)
 	}
-	if s.Role == "source" {
+	if b := s.Bucket; b != nil {
+		text += fmt.Sprintf(", %d objects at the target", b.Objects)
+	} else if s.Role == "source" {
 		text += ", dirty " + units.Size(s.Dirty)
 	}
 	if s.Reason != "" {
@@ -113,6 +115,14 @@ func block(b *strings.Builder, s mover.Status, now time.Time, cols int) {
 	clip(fmt.Sprintf("%s %s   %s %s   %s", s.Role, s.Flow, s.Device, units.Size(s.Size), state(s)))
 	if p := s.Pass; p != nil && p.Total > 0 {
 		clip("  " + bar(p.Acked, p.Total, min(50, cols-40)) + " " + progress(s))
+	}
+	if s.Bucket != nil {
+		clip("  " + objectsText(s) + "   rate " + rate(s.Rate))
+		for _, n := range notes(s, now) {
+			clip(fmt.Sprintf("  %-10s %s", n[0], n[1]))
+		}
+		b.WriteString("\n")
+		return
 	}
 	clip(fmt.Sprintf("  rate %s   wire %s   dirty %s   lag %s   sent %s   conns %d", rate(s.Rate), rate(s.WireRate), units.Size(s.Dirty), lag(s), units.Size(s.WireOut), s.Conns))
 	clip("  point " + point(s, now))

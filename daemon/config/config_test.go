@@ -105,7 +105,7 @@ func TestGood(t *testing.T) {
 func TestBad(t *testing.T) {
 	dir := certs(t)
 	cases := []struct{ name, old, new, want string }{
-		{"unknown key", "  limits:\n", "  limitz:\n", "moverd.yaml:7: source.limitz: unknown key; allowed here: audit, compression, flows, gateway, groups, limits,"},
+		{"unknown key", "  limits:\n", "  limitz:\n", "moverd.yaml:7: source.limitz: unknown key; allowed here: audit, buckets, compression, flows, gateway, groups, limits,"},
 		{"dedup scope", "gateway:\n  state", "gateway:\n  dedup: {scope: world}\n  state", `gateway.dedup.scope: "world" is none of host, tenant`},
 		{"unknown section", "gateway:\n  state", "gatevay:\n  state", "moverd.yaml:18: gatevay: unknown key; allowed here: gateway, source"},
 		{"key twice", "    read-rate: 200Mbit/s\n", "    memory: 1GiB\n", "moverd.yaml:9: source.limits.memory: stands here a second time; the first is on line 8"},

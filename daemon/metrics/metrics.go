@@ -119,26 +119,30 @@ type Total struct {
 	Value      func() float64
 }
 
+// ofBuckets are those of flows that bucket flows have as well.
+var ofBuckets = map[string]bool{"mover_flow_rate_bytes_per_second": true, "mover_pass_total_bytes": true, "mover_pass_read_bytes": true, "mover_pass_acked_bytes": true}
+
 // states are all that mover_flow_state tells apart.
 var states = []mover.State{mover.Connecting, mover.Idle, mover.Passing, mover.Settling, mover.Frozen, mover.Done, mover.Paused,
 	mover.Stopped, mover.Applying, mover.Waiting}
 
 // Collector reads status at each scrape.
 type Collector struct {
-	status func() []mover.Status
-	descs  []*prometheus.Desc // of flows, in order
-	groups []*prometheus.Desc
-	state  *prometheus.Desc
-	track  *prometheus.Desc
+	status  func() []mover.Status
+	descs   []*prometheus.Desc // of flows, in order
+	groups  []*prometheus.Desc
+	buckets []*prometheus.Desc
+	state   *prometheus.Desc
+	track   *prometheus.Desc
 }
 
 // New makes a collector of what status tells.
 func New(status func() []mover.Status) *Collector {
 	labels := []string{"flow", "role"}
 	c := &Collector{
-		status: status,
-		state:  prometheus.NewDesc("mover_flow_state", "1 for the state that the flow is in.", append(labels, "state"), nil),
-		track:  prometheus.NewDesc("mover_flow_tracking", "1 for the method by which changes are found.", append(labels, "method"), nil),
+		status: status, buckets: bucketDescs(),
+		state: prometheus.NewDesc("mover_flow_state", "1 for the state that the flow is in.", append(labels, "state"), nil),
+		track: prometheus.NewDesc("mover_flow_tracking", "1 for the method by which changes are found.", append(labels, "method"), nil),
 	}
 	for _, m := range flows {
 		c.descs = append(c.descs, prometheus.NewDesc(m.name, m.help, labels, nil))
@@ -158,14 +162,16 @@ func Names() []string {
 	for _, m := range groups {
 		names = append(names, m.name)
 	}
-	return names
+	return append(names, bucketNames()...)
 }
 
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.state
 	ch <- c.track
-	for _, d := range append(c.descs[:len(c.descs):len(c.descs)], c.groups...) {
-		ch <- d
+	for _, all := range [][]*prometheus.Desc{c.descs, c.groups, c.buckets, {bucketCalls, bucketErrors}} {
+		for _, d := range all {
+			ch <- d
+		}
 	}
 }
 
@@ -173,7 +179,13 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	all := c.status()
 	c.collectGroups(ch, all)
 	for _, s := range all {
+		if s.Bucket != nil {
+			c.collectBucket(ch, s.Flow, s.Bucket)
+		}
 		for i, m := range flows {
+			if s.Bucket != nil && !ofBuckets[m.name] {
+				continue
+			}
 			if v, ok := m.value(&s); ok {
 				ch <- prometheus.MustNewConstMetric(c.descs[i], m.kind, v, s.Flow, s.Role)
 			}

@@ -25,6 +25,10 @@ func flowsForTest() []mover.Status {
 			Group: &mover.Group{Name: "server", Members: []string{"root", "data"}, Every: 900, Taken: 5, Failed: 1, Skipped: 2,
 				Moment: &mover.LastMoment{Time: at, Consistency: "app", Pause: 0.25}}},
 		{Flow: "acme/db1/root", Role: "gateway", Size: 12 << 30, State: mover.Waiting, Log: 5, LogLimit: 10},
+		{Flow: "photos", Role: "source", Size: 1 << 30, State: mover.Passing, Rate: 4e6, Pass: &mover.Pass{Kind: "first", Total: 1000, Read: 800, Acked: 600},
+			Bucket: &mover.Bucket{Pass: 1, Listing: true, Listed: 20, ListedBytes: 2000, Left: 1, Planned: 15, PlannedBytes: 1000, Copied: 9, CopiedBytes: 600, Objects: 9, Bytes: 600,
+				Refused: 2, Failed: 1, Partly: 3, Sent: 700, Passes: 4, Stores: map[string]mover.BucketCounts{"source": {Calls: 30},
+					"target": {Calls: 12, Errors: map[string]uint64{"slow down": 2}}}}},
 	}
 }
 

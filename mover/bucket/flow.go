@@ -249,7 +249,7 @@ func (f *Flow) settle() {
 		f.stand(mover.Done, "finished at "+n.Finished.Format(time.RFC3339)+": the target is handed over for good", "take the flow out of the config")
 	case n.Phase == phaseDone:
 		f.stand(mover.Done, fmt.Sprintf("cut over at %s: %d objects, %s; manifest %s", n.Done.Format(time.RFC3339), n.Objects, units.Size(n.Bytes), n.Manifest),
-			"moverctl finish, or moverctl rollback")
+			"moverctl finish "+f.cfg.Name+", or moverctl rollback")
 	case n.Paused:
 		f.stand(mover.Paused, "by the operator", "moverctl resume")
 	default:

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moverd/mover/internal/looptest"
+	"github.com/moverd/mover/mover"
+)
+
+// bucketWorld is a source that moves one folder to another, and nothing else: no gateway, no volumes.
+func bucketWorld(t *testing.T, more string) *world {
+	t.Helper()
+	looptest.NeedRoot(t)
+	w := &world{t: t, dir: looptest.Dir(t), log: &lockedBuffer{}, stop: map[string]func() error{}, hup: map[string]chan os.Signal{}}
+	t.Cleanup(func() {
+		for role := range w.stop {
+			w.end(role)
+		}
+		if t.Failed() {
+			t.Log(w.log.String())
+		}
+	})
+	for _, dir := range []string{"from", "to"} {
+		if err := os.Mkdir(filepath.Join(w.dir, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.write("source", `source:
+  state: @/source
+  run: @/run
+  metrics: {listen: "off"}
+  buckets:
+    - name: photos
+      from: {dir: {path: @/from}}
+      to: {dir: {path: @/to}}
+      deletes: follow
+      interval: 50ms
+      limits: {memory: 64MiB}
+`+more)
+	return w
+}
+
+// objects reads the objects of a folder: what people would see there.
+func objects(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != dir {
+			return fs.SkipDir
+		}
+		if d.Type().IsRegular() {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			out[strings.TrimPrefix(path, dir)] = string(b)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// writer changes, makes and removes objects until stop.
+func writer(t *testing.T, dir string, stop chan struct{}) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		name := filepath.Join(dir, "live", fmt.Sprint(rnd.IntN(300)))
+		if i%7 == 6 {
+			os.Remove(name)
+			continue
+		}
+		b := bytes.Repeat([]byte{byte(i)}, rnd.IntN(40_000))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(dir+"/.w", b, 0o600), os.Rename(dir+"/.w", name)); err != nil {
+			t.Error(err)
+			return
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// A folder is moved while it is written to; the daemon is killed in the middle, more than once; after the cutover both ends are equal, and the manifest says so.
+func TestBucketFlow(t *testing.T) {
+	w := bucketWorld(t, "      claim: false\n")
+	from, to := filepath.Join(w.dir, "from"), filepath.Join(w.dir, "to")
+	for i := range 400 {
+		name := filepath.Join(from, "old", fmt.Sprint(i%10), fmt.Sprint(i))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, bytes.Repeat([]byte{byte(i)}, i*50), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	large := bytes.Repeat([]byte("0123456789abcdef"), 3<<20)
+	if err := os.WriteFile(filepath.Join(from, "large"), large, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := w.must(0, "", "check", "-c", w.file("source")); !strings.Contains(out, "ok    bucket flow photos") {
+		t.Errorf("check:\n%s", out)
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() { defer close(ended); writer(t, from, stop) }()
+	for i := range 3 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), asSource+"="+w.file("source"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.await("source", "moving", func(s mover.Status) bool { return s.Bucket.Objects > int64(100*i) })
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	w.begin("source")
+	w.must(0, "source", "sync", "photos")
+	if out := w.must(1, "source", "finish", "photos", "--yes"); !strings.Contains(out, "was not cut over") {
+		t.Errorf("finish:\n%s", out)
+	}
+	w.must(1, "source", "rollback", "photos", "--yes")
+	w.must(2, "source", "cutover", "photos", "--yes", "--leave", "stopped")
+	w.must(2, "source", "thaw", "photos")
+	w.must(2, "source", "objects", "nope")
+	w.must(0, "source", "pause", "photos")
+	w.await("source", "paused", is(mover.Paused))
+	w.must(1, "source", "sync", "photos")
+	w.must(1, "source", "cutover", "photos", "--yes")
+	w.must(0, "source", "resume", "photos")
+	close(stop)
+	<-ended
+	report := filepath.Join(w.dir, "report.json")
+	if out := w.must(0, "source", "cutover", "photos", "--yes", "--all", "--report", report); !strings.Contains(out, "the target has what the source had") {
+		t.Errorf("cutover:\n%s", out)
+	}
+	a, b := objects(t, from), objects(t, to)
+	for name, text := range a {
+		if b[name] != text {
+			t.Errorf("%s: %d bytes, %d at the target", name, len(text), len(b[name]))
+		}
+	}
+	if len(a) != len(b) || len(a) < 400 {
+		t.Errorf("%d objects, %d at the target", len(a), len(b))
+	}
+	var r mover.Report
+	text, err := os.ReadFile(report)
+	if err != nil || json.Unmarshal(text, &r) != nil || r.Bucket == nil || r.Bucket.Objects != int64(len(a)) || r.Bucket.Others != 0 {
+		t.Errorf("report %s, %v", text, err)
+	}
+	manifest, err := os.ReadFile(r.Bucket.Manifest)
+	if err != nil || bytes.Count(manifest, []byte("\n")) != len(a)+1 || !bytes.Contains(manifest, []byte(r.Bucket.Root)) {
+		t.Errorf("manifest: %d lines, %v", bytes.Count(manifest, []byte("\n")), err)
+	}
+
+	// It stays cut over, whatever is written to the source; and it is known who did that.
+	w.end("source")
+	if err := os.WriteFile(filepath.Join(from, "late"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.begin("source")
+	w.await("source", "done", is(mover.Done))
+	w.must(1, "source", "sync", "photos")
+	again := filepath.Join(w.dir, "manifest.jsonl")
+	w.must(0, "source", "manifest", "photos", "--to", again)
+	if b, err := os.ReadFile(again); err != nil || !bytes.Equal(b, manifest) {
+		t.Errorf("the manifest is another one: %v", err)
+	}
+	w.must(2, "source", "manifest", "photos", "--to", again)
+	if out := w.must(0, "source", "objects", "photos"); out != "no such objects\n" {
+		t.Errorf("objects:\n%s", out)
+	}
+	w.must(0, "source", "rollback", "photos", "--yes")
+	w.must(0, "source", "sync", "photos")
+	if b := objects(t, to); b["/late"] != "x" {
+		t.Error("after the rollback the flow does not go on")
+	}
+	if err := os.Remove(filepath.Join(to, "late")); err != nil {
+		t.Fatal(err)
+	}
+	w.must(0, "source", "cutover", "photos", "--yes") // its passes leave alone what has not changed, so its verification finds it
+	w.must(0, "source", "finish", "photos", "--yes")
+	w.must(1, "source", "rollback", "photos", "--yes")
+	if out := w.must(0, "", "audit", "show", "--dir", filepath.Join(w.dir, "source", "audit"), "-o", "json"); !strings.Contains(out, r.Bucket.Root) || !strings.Contains(out, "flow.done") {
+		t.Errorf("audit trail:\n%s", out)
+	}
+}
+
+// A target that is not empty is refused before the first byte, and says what to do.
+func TestBucketClaim(t *testing.T) {
+	w := bucketWorld(t, "")
+	for name, text := range map[string]string{"from/a": "new", "to/a": "precious"} {
+		if err := os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.begin("source")
+	s := w.await("source", "stopped", is(mover.Stopped))
+	if !strings.Contains(s.Reason, "claim: true") || !strings.Contains(s.Next, "moverctl resume") {
+		t.Errorf("%+v", s)
+	}
+	w.must(1, "source", "sync", "photos")
+	if b := objects(t, filepath.Join(w.dir, "to")); b["/a"] != "precious" || len(b) != 1 {
+		t.Errorf("the target was written: %v", b)
+	}
+}
