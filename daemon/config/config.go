@@ -36,9 +36,9 @@ type Source struct {
 	Run         File         `yaml:"run"`    // sockets, locks, records of freezes
 	Socket      File         `yaml:"socket"` // control socket; default source.sock in Run
 	Metrics     Metrics      `yaml:"metrics"`
-	LogLevel    string       `yaml:"log-level"` // debug, info, warn, error
-	Gateway     Dial         `yaml:"gateway"`
-	Links       []Link       `yaml:"links,omitempty"` // ways to the gateway; none: what the routes say
+	LogLevel    string       `yaml:"log-level"`         // debug, info, warn, error
+	Gateway     Dial         `yaml:"gateway,omitempty"` // needed where there are Flows
+	Links       []Link       `yaml:"links,omitempty"`   // ways to the gateway; none: what the routes say
 	Limits      Limits       `yaml:"limits"`
 	Compression string       `yaml:"compression"`
 	Tracking    Tracking     `yaml:"tracking"`
@@ -251,6 +251,9 @@ func (c *Config) derive() {
 	if s := c.Source; s != nil {
 		if s.Socket == "" {
 			s.Socket = s.Run + "/source.sock"
+		}
+		if len(s.Flows) == 0 && s.Gateway.Address == "" {
+			s.Gateway = Dial{}
 		}
 		if s.Gateway.Name == "" {
 			s.Gateway.Name = hostOf(s.Gateway.Address)

@@ -49,7 +49,7 @@ func (v *validator) source(s *Source) {
 	v.metrics("source.metrics", s.Metrics)
 	v.audit("source.audit", s.Audit)
 	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
-	if len(s.Flows) > 0 || len(s.Buckets) == 0 { // a host that moves only buckets needs no gateway
+	if len(s.Flows) > 0 { // a host that moves only buckets needs no gateway
 		v.dial("source.gateway", s.Gateway)
 	}
 	v.links(s)

@@ -233,7 +233,7 @@ func (f *Flow) work(ctx context.Context, final bool) (_ State, again bool, err e
 		f.close() // the next try begins afresh
 		return st, again, err
 	}
-	f.log.Info("pass of a bucket flow", "flow", f.cfg.Name, "pass", st.Pass, "listed", st.Listed, "copied", st.Copied, "bytes", st.CopiedBytes, "same", st.Same,
+	f.log.Info("pass of a bucket flow", "pass", st.Pass, "listed", st.Listed, "copied", st.Copied, "bytes", st.CopiedBytes, "same", st.Same,
 		"refused", st.Refused, "failed", st.Failed, "vanished", st.Vanished, "deleted", st.Deleted)
 	return st, again, nil
 }
