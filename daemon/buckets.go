@@ -25,6 +25,7 @@ import (
 	"github.com/moverd/mover/objstore/dir"
 	"github.com/moverd/mover/objstore/meter"
 	"github.com/moverd/mover/objstore/retry"
+	"github.com/moverd/mover/objstore/s3"
 )
 
 // buckets are the bucket flows of a source, with the queue that they share.
@@ -174,7 +175,17 @@ func driver(e config.End, c *config.Source, source bool) (_ objstore.Store, regi
 		s, err := bos.New(cfg)
 		return s, c.Allowed(), err
 	}
-	return nil, nil, fmt.Errorf("s3: this build has no driver for it")
+	cfg := s3.Config{Endpoint: e.S3.Endpoint, Region: e.S3.Region, Bucket: e.S3.Bucket, PathStyle: e.S3.PathStyle, Credentials: e.S3.Credentials.Keys()}
+	pool, err := authorities(e.S3.CA)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg.Transport = trusting(pool)
+	if e.S3.Bound() {
+		regions = c.Allowed()
+	}
+	s, err := s3.New(cfg)
+	return s, regions, err
 }
 
 // authorities are those of a file; nil: the system's.
@@ -354,14 +365,15 @@ func (f *bucketFlow) do(ctx context.Context, verb string, r control.Request, pro
 	return control.Result{}, usagef("%s is not for bucket flows", verb)
 }
 
-// transport is one that trusts the CAs of a file; nil: the driver's own.
-func transport(pool *x509.CertPool, own *http.Transport) http.RoundTripper {
+// trusting is a transport that trusts the CAs of a file; nil: the driver's own.
+func trusting(pool *x509.CertPool) http.RoundTripper {
 	if pool == nil {
 		return nil
 	}
-	if own.TLSClientConfig == nil {
-		own.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	t := s3.NewTransport()
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	own.TLSClientConfig.RootCAs = pool
-	return own
+	t.TLSClientConfig.RootCAs = pool
+	return t
 }

@@ -215,7 +215,7 @@ func (v *validator) end(s *Source, key string, e End) {
 		if e.S3.Endpoint == "" && e.S3.Region == "" {
 			v.bad(key+".s3.endpoint", "is missing; write it as in https://rgw.example, or name the region of AWS")
 		}
-		if host := hostName(e.S3.Endpoint); e.S3.Endpoint == "" || strings.HasSuffix(host, ".amazonaws.com") || strings.HasSuffix(host, ".amazonaws.com.cn") {
+		if e.S3.Bound() {
 			if !slices.Contains(s.Allowed(), e.S3.Region) {
 				v.bad(key+".s3.region", "%q is not among source.regions: %s", e.S3.Region, strings.Join(s.Allowed(), ", "))
 			}
@@ -231,6 +231,12 @@ func (v *validator) end(s *Source, key string, e End) {
 			}
 		}
 	}
+}
+
+// Bound tells whether its region is held against source.regions: it is AWS. Another service has names of its own for what stands in the operator's house.
+func (e *S3End) Bound() bool {
+	host := strings.ToLower(hostName(e.Endpoint))
+	return e.Endpoint == "" || strings.HasSuffix(host, ".amazonaws.com") || strings.HasSuffix(host, ".amazonaws.com.cn")
 }
 
 // Allowed are the regions in which buckets may be.

@@ -261,7 +261,10 @@ func (c *Coordinator) done(it Item) (bool, error) {
 	if it.Delete {
 		return !found, nil
 	}
-	return found && r.is(it.Entry), nil // one that is not sure is copied again
+	if !it.Sure { // the unit of it was done before the last start, perhaps; a later pass makes sure
+		r.Sure = true
+	}
+	return found && r.is(it.Entry), nil
 }
 
 // close forgets a unit of which nothing is left.

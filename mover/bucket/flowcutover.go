@@ -140,7 +140,7 @@ func (c *cutover) final(ctx context.Context) error {
 				return nil
 			}
 		case clean && n > 1 && !c.s.clock: // what is young is copied in every pass
-			b.Unproven = fmt.Sprintf("the source does not tell its clock, so what was changed in the last %v was copied again in each pass", unknownClock)
+			b.Unproven = fmt.Sprintf("the source does not tell its clock, so what was changed in the last %v counts as changed in each pass", unknownClock)
 			return nil
 		}
 	}

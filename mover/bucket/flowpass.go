@@ -22,7 +22,6 @@ type session struct {
 	clock       bool // the source tells its clock
 	nc          *nats.Conn
 	coordinator *Coordinator
-	worker      *Worker
 }
 
 // queueName is the flow's name as the queue takes it.
@@ -54,11 +53,7 @@ func (f *Flow) open(ctx context.Context) (err error) {
 		return fmt.Errorf("queue: %w", err)
 	}
 	cfg := Config{Name: queueName(f.cfg.Name), From: s.from, To: s.to, Prefix: f.cfg.Copy.FromPrefix, Filter: f.cfg.Filter, Deletes: f.cfg.Deletes, Log: f.log}
-	if s.coordinator, err = NewCoordinator(cfg, l, s.nc); err != nil {
-		return err
-	}
-	s.worker, err = NewWorker(WorkerConfig{Flow: cfg.Name, Name: "local", From: s.from, To: s.to, Copy: f.cfg.Copy, Most: f.cfg.Objects, Log: f.log}, s.nc)
-	if err == nil {
+	if s.coordinator, err = NewCoordinator(cfg, l, s.nc); err == nil {
 		f.s = s
 	}
 	return err
@@ -211,6 +206,10 @@ func (f *Flow) work(ctx context.Context, final bool) (_ State, again bool, err e
 	if err := f.full(ctx, was.Objects); err != nil {
 		return was, again, err
 	}
+	worker, err := NewWorker(WorkerConfig{Flow: queueName(f.cfg.Name), Name: "local", From: f.s.from, To: f.s.to, Copy: f.cfg.Copy, Most: f.cfg.Objects, Log: f.log}, f.s.nc)
+	if err != nil {
+		return was, again, err
+	}
 	f.began()
 	// The worker ends first: what it has done it tells to the coordinator.
 	both, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -220,7 +219,7 @@ func (f *Flow) work(ctx context.Context, final bool) (_ State, again bool, err e
 	done := make(chan error, 1)
 	go func() {
 		defer end()
-		done <- f.s.worker.Run(working)
+		done <- worker.Run(working)
 	}()
 	st, err := f.s.coordinator.Pass(both, final)
 	stop()
