@@ -93,7 +93,7 @@ func Kind(err error) string {
 		return "canceled"
 	}
 	var e *objstore.Error
-	if errors.As(err, &e) && e.Kind != nil {
+	if errors.As(err, &e) {
 		err = e.Kind // not that of a body which came from another store
 	}
 	for _, kind := range kinds {

@@ -68,7 +68,7 @@ func TestCounts(t *testing.T) {
 		source := &objstore.Error{Op: "get", Kind: objstore.ErrNotFound}
 		below.took = 0
 		for _, below.err = range []error{
-			&objstore.Error{Kind: objstore.ErrSlowDown}, &objstore.Error{Kind: objstore.ErrTransient, Err: source}, source, errors.New("?"), context.Canceled, context.DeadlineExceeded,
+			&objstore.Error{Kind: objstore.ErrSlowDown}, &objstore.Error{Kind: objstore.ErrTransient, Err: source}, source, &objstore.Error{Err: source}, errors.New("?"), context.Canceled, context.DeadlineExceeded,
 		} {
 			s.Put(ctx, "b", objstore.Bytes(make([]byte, 100)), objstore.PutOptions{})
 		}
@@ -86,13 +86,13 @@ func TestCounts(t *testing.T) {
 		s.Head(ctx, "none")
 		c := s.Snapshot()
 		p := c["put"]
-		if p.Calls != 10 || p.Out != 424 || p.In != 0 || math.Abs(p.Seconds-3603.001) > 1e-6 {
+		if p.Calls != 11 || p.Out != 428 || p.In != 0 || math.Abs(p.Seconds-3603.001) > 1e-6 {
 			t.Errorf("%+v", p)
 		}
-		if p.Took[0] != 8 || p.Took[11] != 1 || p.Took[len(p.Took)-1] != 1 {
+		if p.Took[0] != 9 || p.Took[11] != 1 || p.Took[len(p.Took)-1] != 1 {
 			t.Errorf("took %v", p.Took)
 		}
-		if got := fmt.Sprint(p.Errors); got != "map[canceled:2 not found:1 other:1 slow down:1 tried in vain:1]" {
+		if got := fmt.Sprint(p.Errors); got != "map[canceled:2 not found:1 other:2 slow down:1 tried in vain:1]" {
 			t.Error(got)
 		}
 		if g := c["get body"]; g.Calls != 1 || g.In != 60 || g.Seconds != 1 || len(g.Errors) != 0 {

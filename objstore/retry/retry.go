@@ -113,8 +113,8 @@ func (t *try) once(ctx context.Context, f func() error) error {
 // slow tells whether the store itself asks for fewer requests, not one that a body comes from.
 func slow(err error) bool {
 	var e *objstore.Error
-	if errors.As(err, &e) && e.Kind != nil {
-		return e.Kind == objstore.ErrSlowDown
+	if errors.As(err, &e) {
+		return errors.Is(e.Kind, objstore.ErrSlowDown)
 	}
 	return errors.Is(err, objstore.ErrSlowDown)
 }

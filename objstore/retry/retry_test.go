@@ -238,8 +238,10 @@ func TestResume(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
-						t.Fatalf("cut at %d by %v, %+v: %d bytes, %v", at, cut, g, len(got), err)
+					var got bytes.Buffer
+					got.Grow(len(want) + bytes.MinRead)
+					if _, err := got.ReadFrom(r); err != nil || !bytes.Equal(got.Bytes(), want) {
+						t.Fatalf("cut at %d by %v, %+v: %d bytes, %v", at, cut, g, got.Len(), err)
 					}
 					r.Close()
 				}
@@ -567,5 +569,26 @@ func TestBrake(t *testing.T) {
 		}
 		cancel()
 		wg.Wait()
+	})
+}
+
+// TestBrakeOfAnother: a source that asks for fewer requests does not slow down the store that its bytes go to.
+func TestBrakeOfAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, opened := context.Background(), 0
+		s := retry.New(mem.New(mem.Config{}), retry.Config{Tries: 3})
+		slow := &objstore.Error{Op: "get", Store: "source", Kind: objstore.ErrSlowDown}
+		if _, err := s.Put(ctx, "a", body([]byte("bytes"), &opened, slow), objstore.PutOptions{}); !objstore.Retryable(err) || opened != 3 {
+			t.Errorf("%v, opened %d times", err, opened)
+		}
+		began := time.Now()
+		for range 1000 {
+			if _, err := s.List(ctx, objstore.Query{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took > 0 || s.Stats().Slow != 0 {
+			t.Errorf("1000 calls took %v, slow %d", took, s.Stats().Slow)
+		}
 	})
 }
