@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -620,6 +621,19 @@ func TestTLS(t *testing.T) {
 	}
 	_, _, err := get(r.ctx, r.store(bos.Config{Endpoint: server.Listener.Addr().String()}), "k")
 	r.want("an unknown certificate", err, err, false)
+}
+
+// A proxy is spoken to in place of the host.
+func TestProxy(t *testing.T) {
+	r := newRig(t, nil)
+	proxy, err := url.Parse(r.url) // what the emulator is asked by its full address it answers too
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := r.store(bos.Config{Endpoint: "http://gz.bcebos.com", Proxy: proxy})
+	if where, err := s.Location(r.ctx); err != nil || where != "gz" {
+		t.Errorf("%q, %v", where, err)
+	}
 }
 
 func get(ctx context.Context, s *bos.Store, key string) ([]byte, objstore.Object, error) {

@@ -25,7 +25,7 @@ var quiet = log.New(io.Discard, "", 0)
 func TestMemory(t *testing.T) {
 	size := int64(256 << 20)
 	if raceEnabled { // the detector makes a CRC some 50 times slower
-		size = 48 << 20
+		size = 32 << 20
 	}
 	r := newRig(t, nil)
 	var peak atomic.Uint64

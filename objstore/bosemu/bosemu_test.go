@@ -193,6 +193,34 @@ func TestSignatures(t *testing.T) {
 	r.want("host not signed", try(few), "SignatureDoesNotMatch")
 }
 
+func TestSignedAddress(t *testing.T) {
+	r := newRig(t, nil)
+	r.put("a b+c", "hello", nil)
+	get := func(link string) int {
+		resp, err := http.Get(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode == 200 && string(b) != "hello" {
+			t.Errorf("read %q", b)
+		}
+		return resp.StatusCode
+	}
+	link := r.BasicGeneratePresignedUrl("photos", "a b+c", 60)
+	if code := get(link); code != 200 {
+		t.Errorf("%s: %d", link, code)
+	}
+	if code := get(strings.Replace(link, "a%20b", "a%20c", 1)); code != 403 {
+		t.Errorf("another key: %d", code)
+	}
+	r.shift(2 * time.Minute)
+	if code := get(link); code != 400 {
+		t.Errorf("too late: %d", code)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
 // What the SDK does not send, the emulator has to refuse all the same.
 func TestBadRequests(t *testing.T) {
 	r := newRig(t, nil)
