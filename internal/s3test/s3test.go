@@ -1,5 +1,5 @@
-// Package s3test runs real S3 servers for tests and measurements: a Ceph RGW and versitygw. They listen on ports of loopback that were free, keep everything in
-// one folder, and are children that die with the process that started them.
+// Package s3test runs a real S3 server for tests and measurements, a Ceph RGW: on ports of loopback that were free, everything in one folder, as children that
+// die with the process that started them.
 package s3test
 
 import (

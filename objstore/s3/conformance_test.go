@@ -1,27 +1,16 @@
 package s3_test
 
 import (
-	"strings"
 	"testing"
 
+	"github.com/moverd/mover/objstore"
 	"github.com/moverd/mover/objstore/objtest"
-	"github.com/moverd/mover/objstore/s3"
 )
 
-// TestConformance is the suite of the contract.
+// TestConformance is the suite of the contract, on a Ceph RGW.
 func TestConformance(t *testing.T) {
-	for _, name := range strings.Split(*which, ",") {
-		server := servers[name]
-		t.Run(name, func(t *testing.T) {
-			objtest.Run(t, func(t *testing.T) objtest.Subject {
-				server := server(t)
-				s, err := s3.New(bucket(t, server))
-				if err != nil {
-					t.Fatal(err)
-				}
-				rgw := name == "ceph"
-				return objtest.Subject{Store: s, Secrets: []string{server.Secret}, NoAbsentParts: rgw, AllParts: rgw, NoUnderscore: rgw}
-			})
-		})
-	}
+	objtest.Run(t, func(t *testing.T) objtest.Subject {
+		s, c := rgw(t)
+		return objtest.Subject{Store: s, Secrets: []string{c.Credentials.(objstore.Fixed).Secret}, NoAbsentParts: true, AllParts: true, NoUnderscore: true}
+	})
 }

@@ -26,6 +26,9 @@ var kinds = map[string]error{
 	"QuotaExceeded": nil, "AuthorizationHeaderMalformed": nil, "PermanentRedirect": nil, "TemporaryRedirect": nil, "Redirect": nil, "InvalidRange": nil,
 }
 
+// gone are the codes that say that something is not there. A HEAD has none: its status counts if the answer has the id that stores give each request.
+var gone = map[string]bool{"NoSuchKey": true, "NoSuchBucket": true, "NoSuchUpload": true}
+
 // skewed is by how much clocks may differ before servers refuse signatures.
 const skewed = 15 * time.Minute
 
@@ -60,6 +63,10 @@ func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 	} else {
 		e.Err = cause(ctx, err)
 		e.Kind = sentKind(ctx, err, e.Status)
+	}
+	if e.Kind == objstore.ErrNotFound && !gone[e.Code] && (e.Code != "NotFound" || e.Request == "") {
+		// A proxy's page, a user that is not known: not that the object is gone, which a flow may act upon.
+		e.Kind, e.Err = nil, errors.Join(e.Err, errors.New("it is not the store that says so, or not of the object"))
 	}
 	if e.Status >= 300 && e.Status < 400 {
 		e.Kind, e.Err = nil, fmt.Errorf("the store points elsewhere (%s), which is not followed: check endpoint and region", place(header))

@@ -149,6 +149,7 @@ func TestRefusals(t *testing.T) {
 			io.WriteString(w, errorBody("ExpiredToken"))
 		}, objstore.ErrDenied},
 		"no bucket": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Amz-Request-Id", "1")
 			w.WriteHeader(404)
 			io.WriteString(w, errorBody("NoSuchBucket"))
 		}, objstore.ErrNotFound},
@@ -157,8 +158,16 @@ func TestRefusals(t *testing.T) {
 			w.WriteHeader(403)
 			io.WriteString(w, errorBody("RequestTimeTooSkewed"))
 		}, objstore.ErrClock},
+		"404 of a proxy": {func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(404)
+			io.WriteString(w, "<html><body>no such page")
+		}, nil},
+		"unknown user": {func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(404)
+			io.WriteString(w, errorBody("XAdminUserNotFound"))
+		}, nil},
 		"redirect": {func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "http://127.0.0.1:1/elsewhere?X-Amz-Signature=s", 307)
+			http.Redirect(w, r, "http://127.0.0.1:1/elsewhere?X-Amz-Signature=s", http.StatusTemporaryRedirect)
 		}, nil},
 		"301 without a place": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Amz-Bucket-Region", "eu-west-1")
@@ -186,7 +195,7 @@ func TestRefusals(t *testing.T) {
 					}
 					if c.want == nil || name == "expired" && call == "head" { // which has no body to say so
 						var e *objstore.Error
-						if !errors.As(err, &e) || objstore.Retryable(err) {
+						if !errors.As(err, &e) || objstore.Retryable(err) || errors.Is(err, objstore.ErrNotFound) {
 							t.Errorf("%v", err)
 						}
 						if strings.Contains(err.Error(), "Signature") {
@@ -324,6 +333,7 @@ func TestPutProofs(t *testing.T) {
 			s := against(t, func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == "GET" {
 					if c.back == nil {
+						w.Header().Set("X-Amz-Request-Id", "1")
 						w.WriteHeader(404)
 						return
 					}
