@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,9 @@ import (
 
 	"github.com/moverd/mover/internal/looptest"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/objstore"
+	"github.com/moverd/mover/objstore/bos"
+	"github.com/moverd/mover/objstore/bosemu"
 )
 
 // bucketWorld is a source that moves one folder to another, and nothing else: no gateway, no volumes.
@@ -217,5 +221,82 @@ func TestBucketClaim(t *testing.T) {
 	w.must(1, "source", "sync", "photos")
 	if b := objects(t, filepath.Join(w.dir, "to")); b["/a"] != "precious" || len(b) != 1 {
 		t.Errorf("the target was written: %v", b)
+	}
+}
+
+// Flows to BOS: one that works, and those that must not; each says why, nothing is written where it must not be, and no secret is told.
+func TestBucketBOS(t *testing.T) {
+	emu, err := bosemu.New(bosemu.Config{Accounts: []bosemu.Account{{ID: "alice", AccessKey: "ak-alice", SecretKey: "sk-alice",
+		Sessions: []bosemu.Session{{AccessKey: "ak-old", SecretKey: "sk-old", Token: "tk-old", Expires: time.Now().Add(-time.Hour)}}}},
+		Buckets: []bosemu.Bucket{{Name: "photos", Owner: "alice", Region: "gz"}, {Name: "far", Owner: "alice", Region: "hkg"}, {Name: "closed", Owner: "alice", ReadOnly: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(emu)
+	t.Cleanup(func() { web.Close(); emu.Close() })
+	w := bucketWorld(t, "")
+	for name, text := range map[string]string{"keys": "access-key: ak-alice\nsecret-key: sk-alice\n", "wrong": "access-key: ak-alice\nsecret-key: sk-wrong\n",
+		"old": "access-key: ak-old\nsecret-key: sk-old\ntoken: tk-old\n", "from/empty": "", "from/a b/照片": "picture"} {
+		path := filepath.Join(w.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := "source:\n  state: @/source\n  run: @/run\n  metrics: {listen: \"off\"}\n  buckets:\n"
+	want := map[string]string{ // what the flow stands still for; empty: nothing
+		"good": "", "far": `is in region "hkg"; source.regions allows bj, bd`, "closed": "the target cannot be written", "none": "not found", "wrong": "denied", "old": "denied",
+	}
+	for _, name := range []string{"good", "far", "closed", "none", "wrong", "old"} {
+		bucket, keys := name, "keys"
+		switch name {
+		case "good":
+			bucket = "photos"
+		case "wrong", "old":
+			bucket, keys = "photos", name
+		}
+		text += fmt.Sprintf("    - {name: %s, from: {dir: {path: @/from}}, to: {bos: {endpoint: %q, bucket: %s, prefix: %s/, credentials: {file: @/%s}}}}\n", name, web.URL, bucket, name, keys)
+	}
+	w.write("source", text)
+	w.begin("source")
+	for name, why := range want {
+		var all []mover.Status
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			all = nil
+			if _, out := w.ctl("source", "status", name, "-o", "json"); json.Unmarshal([]byte(out), &all) == nil && len(all) == 1 &&
+				(all[0].State == mover.Stopped || why == "" && all[0].Bucket.Objects == 2) {
+				break
+			}
+		}
+		if s := all[0]; why != "" && (s.State != mover.Stopped || !strings.Contains(s.Reason, why) || !strings.Contains(s.Next, "moverctl resume")) || why == "" && s.Bucket.Objects != 2 {
+			t.Errorf("%s: %+v %+v", name, s, s.Bucket)
+		}
+	}
+	w.must(0, "source", "sync", "good")
+	w.must(1, "source", "sync", "far")
+	w.must(0, "source", "cutover", "good", "--yes", "--all")
+	w.must(0, "source", "report", "good")
+	keys := objstore.Fixed{ID: "ak-alice", Secret: "sk-alice"}
+	for bucket, n := range map[string]int{"photos": 2, "far": 0, "closed": 0} {
+		s, err := bos.New(bos.Config{Endpoint: web.URL, Bucket: bucket, Credentials: keys})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.List(t.Context(), objstore.Query{})
+		if err != nil || len(p.Entries) != n || n > 0 && p.Entries[0].Key != "good/a b/照片" {
+			t.Errorf("%s: %+v %v", bucket, p.Entries, err)
+		}
+		s.Close()
+	}
+
+	// Keys that are mended are taken without a restart.
+	if err := os.WriteFile(filepath.Join(w.dir, "wrong"), []byte("access-key: ak-alice\nsecret-key: sk-alice\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.must(0, "source", "resume", "wrong")
+	w.must(0, "source", "sync", "wrong")
+	code, out := w.ctl("source", "status", "-o", "json")
+	trail, err := os.ReadFile(filepath.Join(w.dir, "source", "buckets", "good", "flow.json"))
+	if all := out + string(trail) + w.log.String(); code != 0 || err != nil || strings.Contains(all, "sk-") || strings.Contains(all, "tk-old") {
+		t.Errorf("a secret is told: %d %v", code, err)
 	}
 }

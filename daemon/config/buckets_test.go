@@ -79,6 +79,18 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
+// The example can be used as it is, but for its names.
+func TestBucketExample(t *testing.T) {
+	dir := bucketFiles(t)
+	text, err := os.ReadFile("../../docs/examples/buckets.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parse("buckets.yaml", []byte(strings.ReplaceAll(string(text), "/etc/mover/rgw.keys", dir+"/keys")), "source"); err != nil {
+		t.Error(err)
+	}
+}
+
 // What is wrong is named with its key, and no secret is told.
 func TestBadBuckets(t *testing.T) {
 	dir := bucketFiles(t)
