@@ -2,10 +2,12 @@ package s3test
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,6 +110,31 @@ func (c *Ceph) start(ctx context.Context) error {
 // User adds a user with keys.
 func (c *Ceph) User(ctx context.Context, name, id, secret string) error {
 	return c.run(ctx, "radosgw-admin", "-c", "ceph.conf", "user", "create", "--uid", name, "--display-name", name, "--access-key", id, "--secret-key", secret)
+}
+
+// Session gives keys of a session of 15 minutes.
+func (c *Ceph) Session(ctx context.Context) (id, secret, token string, err error) {
+	if err := c.run(ctx, "radosgw-admin", "-c", "ceph.conf", "caps", "add", "--uid", "mover", "--caps", "user-policy=*"); err != nil {
+		return "", "", "", err
+	}
+	form := url.Values{"Action": {"PutUserPolicy"}, "UserName": {"mover"}, "PolicyName": {"sessions"}, "Version": {"2010-05-08"},
+		"PolicyDocument": {`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["*"],"Resource":["*"]}]}`}}
+	if _, err := c.do(ctx, "iam", http.MethodPost, "/", form.Encode()); err != nil {
+		return "", "", "", err
+	}
+	text, err := c.do(ctx, "sts", http.MethodPost, "/", "Action=GetSessionToken&DurationSeconds=900&Version=2011-06-15")
+	if err != nil {
+		return "", "", "", err
+	}
+	var answer struct {
+		ID     string `xml:"GetSessionTokenResult>Credentials>AccessKeyId"`
+		Secret string `xml:"GetSessionTokenResult>Credentials>SecretAccessKey"`
+		Token  string `xml:"GetSessionTokenResult>Credentials>SessionToken"`
+	}
+	if err := xml.Unmarshal(text, &answer); err != nil {
+		return "", "", "", fmt.Errorf("%w: %s", err, text)
+	}
+	return answer.ID, answer.Secret, answer.Token, nil
 }
 
 // Quota sets how many objects a user may have.

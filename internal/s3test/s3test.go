@@ -4,9 +4,12 @@ package s3test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,36 +22,36 @@ type Server struct {
 	ID, Secret string
 }
 
-// nothing is the SHA-256 of no bytes.
-const nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
 // MakeBucket makes a bucket.
 func (s Server) MakeBucket(ctx context.Context, name string) error {
-	return s.do(ctx, http.MethodPut, "/"+name, nil)
+	_, err := s.do(ctx, "s3", http.MethodPut, "/"+name, "")
+	return err
 }
 
-// do sends a signed request without a body.
-func (s Server) do(ctx context.Context, method, path string, header http.Header) error {
-	r, err := http.NewRequestWithContext(ctx, method, s.Endpoint+path, nil)
+// do sends a signed request, with a form as its body.
+func (s Server) do(ctx context.Context, service, method, path, form string) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, s.Endpoint+path, strings.NewReader(form))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for k, v := range header {
-		r.Header[k] = v
+	if form != "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	r.Header.Set("X-Amz-Content-Sha256", nothing)
+	sum := sha256.Sum256([]byte(form))
+	digest := hex.EncodeToString(sum[:])
+	r.Header.Set("X-Amz-Content-Sha256", digest)
 	keys := aws.Credentials{AccessKeyID: s.ID, SecretAccessKey: s.Secret}
-	if err := v4.NewSigner().SignHTTP(ctx, keys, r, nothing, "s3", "us-east-1", time.Now()); err != nil {
-		return err
+	if err := v4.NewSigner().SignHTTP(ctx, keys, r, digest, service, "us-east-1", time.Now()); err != nil {
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode/100 != 2 {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
 	}
-	return nil
+	return text, err
 }
