@@ -116,26 +116,30 @@ func TestPowerCut(t *testing.T) {
 	for i := range 3 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "MOVER_TEST_DIR_WRITER="+path, "MOVER_TEST_DIR_TELLS=1")
-		var out, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &stderr
-		if err := cmd.Start(); err != nil {
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(150+rand.IntN(150)) * time.Millisecond)
-		cmd.Process.Kill()
-		cmd.Wait()
-		if stderr.Len() > 0 {
-			t.Fatal(stderr.String())
+		done, kill := 0, 100+rand.IntN(100)
+		for lines := bufio.NewScanner(out); lines.Scan(); done++ {
+			if done == kill {
+				time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, func() { cmd.Process.Kill() })
+			}
 		}
-		done := strings.Count(out.String(), "\n")
+		cmd.Wait()
+		if stderr.Len() > 0 || done < kill {
+			t.Fatalf("%d things were done: %s", done, &stderr)
+		}
 		for n := range done {
 			key, gone := told(n)
 			if states[key] = n; gone {
 				states[key] = -1
 			}
-		}
-		if done < 10 {
-			t.Errorf("only %d things were done", done)
 		}
 		open, _ := told(done) // was under way
 		delete(states, open)
