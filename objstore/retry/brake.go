@@ -9,7 +9,8 @@ import (
 // brake bounds the rate of tries while the store asks for fewer. It is off at first. When the store says so, the rate becomes half of what was tried in the
 // last second; then it grows by a tenth each second, until it is twice what was too much: then the brake is off again.
 type brake struct {
-	turn chan struct{} // whoever waits at a brake that is on holds it: one at a time, so that a rate which changes counts for all behind
+	over <-chan struct{} // closed when the store is
+	turn chan struct{}   // whoever waits at a brake that is on holds it: one at a time, so that a rate which changes counts for all behind
 
 	mu     sync.Mutex
 	rate   float64 // tries per second; 0: off
@@ -42,10 +43,12 @@ func (b *brake) wait(ctx context.Context) error {
 	case b.turn <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-b.over:
+		return errClosed
 	}
 	defer func() { <-b.turn }()
 	if d := b.reserve(time.Now()); d > 0 {
-		return sleep(ctx, d)
+		return sleep(ctx, b.over, d)
 	}
 	return ctx.Err()
 }

@@ -125,7 +125,7 @@ func (s *Store) made(ctx context.Context, key, upload string, parts []objstore.P
 		case n == 4:
 			return objstore.Written{}, gone
 		}
-		if err := sleep(ctx, s.c.wait(n)+s.c.First); err != nil {
+		if err := sleep(ctx, s.over, s.c.wait(n)+s.c.First); err != nil {
 			return objstore.Written{}, s.try("complete", key).fail(err)
 		}
 	}

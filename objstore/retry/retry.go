@@ -13,7 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +45,8 @@ type Store struct {
 	in    objstore.Store
 	c     Config
 	brake brake
+	over  chan struct{} // closed by Close
+	once  sync.Once
 
 	calls, tries, slow, resumed, ended atomic.Uint64
 }
@@ -61,7 +65,8 @@ func New(in objstore.Store, c Config) *Store {
 	if c.Most <= 0 {
 		c.Most = 20 * time.Second
 	}
-	return &Store{in: in, c: c, brake: brake{turn: make(chan struct{}, 1)}}
+	over := make(chan struct{})
+	return &Store{in: in, c: c, over: over, brake: brake{turn: make(chan struct{}, 1), over: over}}
 }
 
 // Stats gives the counts of now.
@@ -135,7 +140,7 @@ func (t *try) again(ctx context.Context, err error) error {
 	if t.s.c.Log != nil {
 		t.s.c.Log(err, wait)
 	}
-	if end := sleep(ctx, wait); end != nil {
+	if end := sleep(ctx, t.s.over, wait); end != nil {
 		return t.fail(fmt.Errorf("%w after %d tries, the last one: %v", end, t.n, err))
 	}
 	return nil
@@ -143,14 +148,21 @@ func (t *try) again(ctx context.Context, err error) error {
 
 // wait is how long to wait after n tries: anything up to a bound that doubles, so that callers which failed together do not come back together.
 func (c Config) wait(n int) time.Duration {
-	most := c.Most
-	if n < 30 {
-		most = min(most, c.First<<(n-1))
+	most := min(c.First, c.Most)
+	for ; n > 1 && most < c.Most; n-- {
+		if most > c.Most/2 {
+			most = c.Most
+			break
+		}
+		most *= 2
 	}
 	return time.Duration(rand.Int64N(int64(most) + 1))
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+var errClosed = fmt.Errorf("the store is closed: %w", fs.ErrClosed)
+
+// sleep waits, but ends with ctx, or when the store is closed.
+func sleep(ctx context.Context, over <-chan struct{}, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -158,6 +170,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-over:
+		return errClosed
 	}
 }
 
@@ -189,8 +203,11 @@ func (s *Store) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
 // Limits are those of the store below.
 func (s *Store) Limits() objstore.Limits { return s.in.Limits() }
 
-// Close closes the store below. Calls that wait end with the error of their next try.
-func (s *Store) Close() error { return s.in.Close() }
+// Close closes the store below. Calls that wait end at once.
+func (s *Store) Close() error {
+	s.once.Do(func() { close(s.over) })
+	return s.in.Close()
+}
 
 // List tries again.
 func (s *Store) List(ctx context.Context, q objstore.Query) (p objstore.Page, err error) {

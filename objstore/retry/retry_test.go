@@ -131,6 +131,32 @@ func TestBounds(t *testing.T) {
 			}
 		})
 	})
+	t.Run("close", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := &flaky{Store: mem.New(mem.Config{}), before: always(lost("head", "slow"))} // so that some wait at the brake
+			s := retry.New(f, retry.Config{Tries: 1e6, First: time.Hour, Most: time.Hour, Time: 1000 * time.Hour})
+			ended := make(chan error, 20)
+			for range cap(ended) {
+				go func() {
+					_, err := s.Head(ctx, "a")
+					ended <- err
+				}()
+			}
+			time.Sleep(24 * time.Hour)
+			began := time.Now()
+			if err := errors.Join(s.Close(), s.Close()); err != nil {
+				t.Error(err)
+			}
+			for range cap(ended) {
+				if err := <-ended; err == nil || objstore.Retryable(err) {
+					t.Error(err)
+				}
+			}
+			if took := time.Since(began); took > 0 {
+				t.Errorf("calls end %v after Close", took)
+			}
+		})
+	})
 	t.Run("log", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			told := 0
