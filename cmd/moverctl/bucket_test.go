@@ -274,7 +274,7 @@ func TestBucketBOS(t *testing.T) {
 	w.must(0, "source", "sync", "good")
 	w.must(1, "source", "sync", "far")
 	w.must(0, "source", "cutover", "good", "--yes", "--all")
-	w.must(0, "source", "report", "good")
+	t.Log(w.must(0, "source", "report", "good"))
 	keys := objstore.Fixed{ID: "ak-alice", Secret: "sk-alice"}
 	for bucket, n := range map[string]int{"photos": 2, "far": 0, "closed": 0} {
 		s, err := bos.New(bos.Config{Endpoint: web.URL, Bucket: bucket, Credentials: keys})
@@ -298,5 +298,80 @@ func TestBucketBOS(t *testing.T) {
 	trail, err := os.ReadFile(filepath.Join(w.dir, "source", "buckets", "good", "flow.json"))
 	if all := out + string(trail) + w.log.String(); code != 0 || err != nil || strings.Contains(all, "sk-") || strings.Contains(all, "tk-old") {
 		t.Errorf("a secret is told: %d %v", code, err)
+	}
+}
+
+// The stop hook stops the writers of a cutover. They go on when it fails, when the daemon is killed on the way, and at a rollback.
+func TestBucketHooks(t *testing.T) {
+	w := bucketWorld(t, "      cutover: {stop-hook: [@/stop], start-hook: [@/start]}\n")
+	said := filepath.Join(w.dir, "said")
+	for _, name := range []string{"stop", "start"} {
+		script := fmt.Sprintf("#!/bin/sh\necho %s $MOVER_FLOW >> %s\n", name, said)
+		if err := os.WriteFile(filepath.Join(w.dir, name), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hooks := func(want string) {
+		t.Helper()
+		b, _ := os.ReadFile(said)
+		if got := strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", ", "); got != want {
+			t.Errorf("hooks ran: %s, want %s", got, want)
+		}
+		os.Remove(said)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "from", "a"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asSource+"="+w.file("source"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.await("source", "copied", func(s mover.Status) bool { return s.Bucket.Objects == 1 })
+	ended := make(chan int)
+	go func() {
+		code, _ := w.ctl("source", "cutover", "photos", "--yes")
+		ended <- code
+	}()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if b, _ := os.ReadFile(said); len(b) > 0 {
+			break
+		}
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if code := <-ended; code != 1 {
+		t.Errorf("cutover of a daemon that was killed: exit %d", code)
+	}
+	w.begin("source")
+	hooks("stop photos, start photos")
+	w.must(0, "source", "sync", "photos")
+	// Its target is gone: the cutover fails, and the writers go on.
+	if err := os.Remove(filepath.Join(w.dir, "to", "a")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10 * time.Millisecond)
+	if code, out := w.ctl("source", "cutover", "photos", "--yes"); code == 0 {
+		hooks("stop photos") // a pass has copied it again before, as it was young
+		w.must(0, "source", "rollback", "photos", "--yes")
+		hooks("start photos")
+	} else {
+		if code != 3 || !strings.Contains(out, "not what was written") {
+			t.Errorf("exit %d:\n%s", code, out)
+		}
+		hooks("stop photos, start photos")
+	}
+	w.must(0, "source", "sync", "photos")
+	w.must(0, "source", "cutover", "photos", "--yes")
+	hooks("stop photos")
+	w.end("source")
+	w.begin("source")
+	hooks("")
+	w.await("source", "done", is(mover.Done))
+	w.must(0, "source", "rollback", "photos", "--yes")
+	hooks("start photos")
+	w.must(0, "source", "sync", "photos")
+	if b := objects(t, filepath.Join(w.dir, "to")); b["/a"] != "x" {
+		t.Error("what verify found was not copied again")
 	}
 }
