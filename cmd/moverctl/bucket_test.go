@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/http/httptest"
@@ -15,16 +16,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/looptest"
+	"github.com/moverd/mover/internal/s3test"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/objstore"
 	"github.com/moverd/mover/objstore/bos"
 	"github.com/moverd/mover/objstore/bosemu"
+	"github.com/moverd/mover/objstore/s3"
 )
 
 // bucketWorld is a source that moves one folder to another, and nothing else: no gateway, no volumes.
 func bucketWorld(t *testing.T, more string) *world {
 	t.Helper()
+	t.Parallel() // they wait more than they work
 	looptest.NeedRoot(t)
 	w := &world{t: t, dir: looptest.Dir(t), log: &lockedBuffer{}, stop: map[string]func() error{}, hup: map[string]chan os.Signal{}}
 	t.Cleanup(func() {
@@ -274,7 +279,9 @@ func TestBucketBOS(t *testing.T) {
 	w.must(0, "source", "sync", "good")
 	w.must(1, "source", "sync", "far")
 	w.must(0, "source", "cutover", "good", "--yes", "--all")
-	t.Log(w.must(0, "source", "report", "good"))
+	if out := w.must(0, "source", "report", "good"); !strings.Contains(out, "2 objects, 7 B, by digest; 0 differ") || strings.Contains(out, "volume") {
+		t.Errorf("report:\n%s", out)
+	}
 	keys := objstore.Fixed{ID: "ak-alice", Secret: "sk-alice"}
 	for bucket, n := range map[string]int{"photos": 2, "far": 0, "closed": 0} {
 		s, err := bos.New(bos.Config{Endpoint: web.URL, Bucket: bucket, Credentials: keys})
@@ -373,5 +380,128 @@ func TestBucketHooks(t *testing.T) {
 	w.must(0, "source", "sync", "photos")
 	if b := objects(t, filepath.Join(w.dir, "to")); b["/a"] != "x" {
 		t.Error("what verify found was not copied again")
+	}
+}
+
+// A bucket of a real Ceph RGW moves to BOS while it is written to: puts, overwrites, deletes, uploads in parts. After the cutover both have the same bytes.
+func TestBucketRGW(t *testing.T) {
+	dir, err := os.MkdirTemp("", "mover-rgw-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	ceph, err := s3test.StartCeph(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { errors.Join(ceph.Close(), os.RemoveAll(dir)) })
+	t.Log("ceph", time.Since(began))
+	if err := ceph.MakeBucket(t.Context(), "photos"); err != nil {
+		t.Fatal(err)
+	}
+	emu, err := bosemu.New(bosemu.Config{Accounts: []bosemu.Account{{ID: "alice", AccessKey: "ak-alice", SecretKey: "sk-alice"}},
+		Buckets: []bosemu.Bucket{{Name: "photos", Owner: "alice", Region: "gz"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(emu)
+	t.Cleanup(func() { web.Close(); emu.Close() })
+	w := bucketWorld(t, "")
+	for name, text := range map[string]string{"rgw": "access-key: " + ceph.ID + "\nsecret-key: " + ceph.Secret + "\n", "bos": "access-key: ak-alice\nsecret-key: sk-alice\n"} {
+		if err := os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.write("source", fmt.Sprintf(`source:
+  state: @/source
+  run: @/run
+  metrics: {listen: "off"}
+  buckets:
+    - name: photos
+      from: {s3: {endpoint: %q, bucket: photos, path-style: true, credentials: {file: @/rgw}}}
+      to: {bos: {endpoint: %q, bucket: photos, credentials: {file: @/bos}}}
+      deletes: follow
+      interval: 100ms
+      grants: true
+`, ceph.Endpoint, web.URL))
+	from, err := s3.New(s3.Config{Endpoint: ceph.Endpoint, Bucket: "photos", PathStyle: true, Credentials: objstore.Fixed{ID: ceph.ID, Secret: ceph.Secret}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := bos.New(bos.Config{Endpoint: web.URL, Bucket: "photos", Credentials: objstore.Fixed{ID: "ak-alice", Secret: "sk-alice"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	defer to.Close()
+	rnd := rand.New(rand.NewPCG(3, 4))
+	put := func(i int) {
+		b := bytes.Repeat([]byte{byte(rnd.Uint32())}, rnd.IntN(30_000))
+		a := objstore.Attrs{ContentType: "image/jpeg", Meta: map[string]string{"n": fmt.Sprint(i)}}
+		if _, err := from.Put(t.Context(), fmt.Sprintf("%d/照片 %d", i%5, i), objstore.Bytes(b), objstore.PutOptions{Attrs: a}); err != nil {
+			t.Error(err)
+		}
+	}
+	for i := range 200 {
+		put(i)
+	}
+	if _, err := from.Put(t.Context(), "large", objstore.Bytes(bytes.Repeat([]byte("0123456789abcdef"), 2<<20)), objstore.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if i := rnd.IntN(250); rnd.IntN(4) > 0 {
+				put(i)
+			} else if _, err := from.Delete(t.Context(), fmt.Sprintf("%d/照片 %d", i%5, i)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	w.begin("source")
+	for range 3 {
+		w.must(0, "source", "sync", "photos")
+	}
+	close(stop)
+	<-ended
+	out := w.must(0, "source", "cutover", "photos", "--yes", "--all")
+	t.Log(out)
+	all := func(s objstore.Store) map[string]string {
+		out := map[string]string{}
+		p, err := s.List(t.Context(), objstore.Query{})
+		if err != nil || p.More {
+			t.Fatal(err)
+		}
+		for _, e := range p.Entries {
+			o, body, err := s.Get(t.Context(), e.Key, objstore.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(body)
+			body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[e.Key] = fmt.Sprint(o.Attrs, digest.Sum(b))
+		}
+		return out
+	}
+	a, b := all(from), all(to)
+	for k := range a {
+		if k != "large" && a[k] != b[k] || k == "large" && b[k] == "" { // BOS has a type for what has none
+			t.Errorf("%s: %s, %s at the target", k, a[k], b[k])
+		}
+	}
+	if len(a) != len(b) || len(a) < 100 {
+		t.Errorf("%d objects, %d at the target", len(a), len(b))
+	}
+	if ups, _, err := to.Uploads(t.Context(), "", objstore.UploadPlace{}); err != nil || len(ups) > 0 {
+		t.Errorf("uploads are left: %v %v", ups, err)
 	}
 }

@@ -55,6 +55,11 @@ func (f *Flow) text(p func(string, ...any), role string) {
 	s := &f.Status
 	p("%s", s.Flow)
 	say := func(name, format string, a ...any) { p("  %-16s %s", name, fmt.Sprintf(format, a...)) }
+	if s.Bucket != nil {
+		f.bucket(say)
+		p("")
+		return
+	}
 	say(map[bool]string{false: "volume", true: "target"}[role == "gateway"], "%s, %s%s", s.Device, units.Size(s.Size), comma(s.Identity))
 	if s.Peer != "" {
 		say(map[bool]string{false: "gateway", true: "source volume"}[role == "gateway"], "%s", s.Peer)
@@ -80,6 +85,33 @@ func (f *Flow) text(p func(string, ...any), role string) {
 		say("compared", "%s, and %s free space by its marker; tracker %s; %s consistent", units.Size(r.Compared), units.Size(r.Free), r.Proof, r.Consistency)
 	}
 	p("")
+}
+
+// bucket is a bucket flow.
+func (f *Flow) bucket(say func(name, format string, a ...any)) {
+	s, b := &f.Status, f.Status.Bucket
+	say("source", "%s", s.Device)
+	say("target", "%s", s.Peer)
+	say("state", "%s", strings.TrimSpace(string(s.State)+comma(s.Reason)))
+	say("at the target", "%d objects, %s", b.Objects, units.Size(b.Bytes))
+	say("not carried", "%d refused, %d failed, %d partly", b.Refused, b.Failed, b.Partly)
+	r := f.Last("cutover", "verify")
+	if r == nil || r.Bucket == nil {
+		return
+	}
+	say("last "+r.Kind, "%s", Verdict(r))
+	if r.Kind == "cutover" {
+		say("writers stood", "%s%s", units.Duration(seconds(r.Pause)), steps(r))
+	}
+	how := "by size and ETag"
+	if r.Bucket.Read {
+		how = "by digest"
+	}
+	say("compared", "%d objects, %s, %s; %d differ", r.Bucket.Objects, units.Size(r.Bucket.Bytes), how, r.Bucket.Differ)
+	if r.Bucket.Manifest != "" {
+		say("manifest", "%s", r.Bucket.Manifest)
+		say("its root", "%s", r.Bucket.Root)
+	}
 }
 
 // bytes is what became of the bytes; docs/operations.md has the definitions.
