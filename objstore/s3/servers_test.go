@@ -139,17 +139,16 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// pattern is a body of n bytes that is made while it is read.
+// pattern is a body of left bytes that is made while it is read.
 type pattern struct{ left int64 }
+
+var block = bytes.Repeat([]byte("what is not there before it is read. "), 1<<10)
 
 func (p *pattern) Read(b []byte) (int, error) {
 	if p.left == 0 {
 		return 0, io.EOF
 	}
-	n := int(min(int64(len(b)), p.left))
-	for i := range b[:n] {
-		b[i] = byte(int64(i) + p.left)
-	}
+	n := copy(b[:min(int64(len(b)), p.left)], block)
 	p.left -= int64(n)
 	return n, nil
 }

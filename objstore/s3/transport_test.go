@@ -87,7 +87,7 @@ func TestQuickAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for range 40 {
+	for range 12 {
 		if left, err := s.Delete(context.Background(), keys...); err != nil || len(left) != 0 {
 			t.Fatalf("%d left: %v", len(left), err)
 		}
