@@ -233,10 +233,16 @@ func (s *soak) fill(ctx context.Context, src objstore.Store) error {
 	return nil
 }
 
-func put(ctx context.Context, src objstore.Store, key string, n int, seed uint64) error {
+// noise is bytes that a seed makes.
+func noise(n int, seed uint64) []byte {
 	b := make([]byte, n)
 	rnd := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)})
 	_, _ = rnd.Read(b)
+	return b
+}
+
+func put(ctx context.Context, src objstore.Store, key string, n int, seed uint64) error {
+	b := noise(n, seed)
 	_, err := src.Put(ctx, key, objstore.Bytes(b), objstore.PutOptions{Attrs: objstore.Attrs{ContentType: "application/x-soak", Meta: map[string]string{"seed": fmt.Sprint(seed)}}})
 	return err
 }

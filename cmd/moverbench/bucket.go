@@ -7,12 +7,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/moverd/mover/bench"
 	"github.com/moverd/mover/bench/buckets"
+	"github.com/moverd/mover/internal/strict"
 )
 
 func bucketCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bucket", Short: "workloads of bucket flows"}
-	cmd.AddCommand(bucketSoak(), bucketChild())
+	cmd.AddCommand(bucketSoak(), bucketCompare(), bucketChild())
 	return cmd
 }
 
@@ -47,4 +49,38 @@ func bucketChild() *cobra.Command {
 			}
 			return c.Run(cmd.Context(), cmd.OutOrStdout())
 		}}
+}
+
+func bucketCompare() *cobra.Command {
+	var o buckets.CompareOptions
+	var size, large, out string
+	cmd := &cobra.Command{Use: "compare", Short: "copy a bucket of a real S3 server with Mover and with rclone, alternately", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := strict.ParseSize(size)
+			if err != nil {
+				return err
+			}
+			l, err := strict.ParseSize(large)
+			if err != nil {
+				return err
+			}
+			o.Size, o.LargeSize, o.Out = int(n), int64(l), cmd.OutOrStdout()
+			if out != "" {
+				if o.Results, err = bench.NewResults(out); err != nil {
+					return err
+				}
+			}
+			return buckets.Compare(cmd.Context(), o)
+		}}
+	f := cmd.Flags()
+	f.StringVar(&o.Work, "work", "/var/tmp", "folder for the server and the ledgers")
+	f.StringVar(&o.Server, "server", "ceph", "ceph or versitygw")
+	f.IntVar(&o.Objects, "objects", 20_000, "small objects; 0: none")
+	f.StringVar(&size, "size", "10KiB", "of each")
+	f.IntVar(&o.Large, "large", 4, "large objects; 0: none")
+	f.StringVar(&large, "large-size", "1GiB", "of each")
+	f.IntVar(&o.Repeat, "repeat", 3, "repetitions")
+	f.IntVar(&o.Transfers, "transfers", 64, "of rclone")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
 }
