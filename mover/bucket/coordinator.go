@@ -315,7 +315,7 @@ func (c *Coordinator) ask(b []byte) (any, error) {
 	return u, nil
 }
 
-// result takes in what a worker tells. Told twice it counts once.
+// result takes in what a worker tells. Told twice it counts once (C17).
 func (c *Coordinator) result(b []byte) (any, error) {
 	var r Result
 	if err := unpack(b, &r); err != nil {

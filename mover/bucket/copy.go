@@ -5,7 +5,7 @@ package bucket
 //	small   GET into memory, digest, PUT
 //	large   parts side by side, each GET into memory, digest, PUT PART; then COMPLETE. Parts of very large objects stream
 //
-// What is read is of one state of the object (its ETag), or the copy begins again. What is stored is confirmed by the target (objstore.Store.Put).
+// What is read is of one state of the object (its ETag), or the copy begins again (C16). What is stored is confirmed by the target (objstore.Store.Put).
 
 import (
 	"context"

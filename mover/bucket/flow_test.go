@@ -294,7 +294,7 @@ func TestLedgerIdentity(t *testing.T) {
 	}
 }
 
-// However often everything ends in the middle, and the source is written to meanwhile, a pass over a source that stands still makes both equal, and little is
+// C16, C17, C18: however often everything ends in the middle, and the source is written to meanwhile, a pass over a source that stands still makes both equal, and little is
 // done twice.
 func TestStops(t *testing.T) {
 	for seed := range uint64(2) {

@@ -305,7 +305,7 @@ func (l *Ledger) unitsAfter(after uint64, n int) (out []Unit, err error) {
 	return out, it.Close()
 }
 
-// results records what became of items, and counts it.
+// results records what became of items, and counts it, in one write (C17).
 func (l *Ledger) results(items []ItemResult, again int64) error {
 	if len(items) == 0 && again == 0 {
 		return nil

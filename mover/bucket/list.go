@@ -32,7 +32,7 @@ type listed struct {
 	end     bool      // of the walk
 }
 
-// lister lists a bucket with several calls side by side: whoever has nothing to do cuts in two what another one has before it. Memory is a page for each.
+// lister lists a bucket (C18) with several calls side by side: whoever has nothing to do cuts in two what another one has before it. Memory is a page for each.
 type lister struct {
 	store  objstore.Store
 	prefix string

@@ -23,7 +23,7 @@ const (
 	unknownClock = 15 * time.Minute
 )
 
-// sure tells whether another change of e would show in a listing.
+// sure tells whether another change of e would show in a listing (C16).
 func sure(e objstore.Entry, now time.Time) bool {
 	if now.IsZero() {
 		return e.Modified.Before(time.Now().Add(-unknownClock))
@@ -99,7 +99,7 @@ func (w *plan) missed(key string, r Record) {
 	}
 }
 
-// write makes all durable that was found out, and that the walk is listed up to a key, or wholly.
+// write makes all durable that was found out, and that the walk is listed up to a key, or wholly: in one write (C18).
 func (w *plan) write(upto string, end bool) error {
 	units := w.units()
 	err := w.ledger.update(func(c change) error {
