@@ -108,6 +108,7 @@ func freezeAndLook(t *testing.T, f *freezer, order, dirs []string) {
 }
 
 // TestStackLoops: an image on an image on a member, the middle one a partition of its loop device. What is mounted last is not what lies uppermost.
+// C14.
 func TestStackLoops(t *testing.T) {
 	v, low := mounted(t, "xfs", 700<<20)
 	mid, midDir := imageOn(t, low, "ext4", 380<<20)

@@ -24,7 +24,7 @@ type Stack struct {
 
 const whole = 1 << 62 // bytes: any device is smaller
 
-// StackOn looks at the mounts of every namespace and at all loop devices.
+// StackOn looks at the mounts of every namespace and at all loop devices, for what has to be frozen first (C14).
 func StackOn(m extent.Map) (Stack, error) {
 	lines, err := allMounts()
 	if err != nil {
