@@ -69,6 +69,7 @@ type Store struct {
 	own   *os.File   // the driver's own folder, whose lock keeps other processes from changing names meanwhile; nil: read-only
 	log   changes    // has its own lock, taken inside mu
 	walks walks
+	share int // names of a folder from which on walks share its listing
 }
 
 // Open opens the bucket, and removes what a Store that was killed has left of its temporary files. ErrNotFound: there is no such folder.
@@ -89,7 +90,7 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{c: c, name: "dir://" + path, side: c.SideFiles}
+	s := &Store{c: c, name: "dir://" + path, side: c.SideFiles, share: many}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.refs.Store(1)
 	if s.root, err = os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {

@@ -28,7 +28,9 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceOfSideFiles(t *testing.T) {
 	objtest.Run(t, func(t *testing.T) objtest.Subject {
-		return objtest.Subject{Store: open(t, Config{Path: room(t), Page: 60, SideFiles: true}), Class: "COLD"}
+		s := open(t, Config{Path: room(t), Page: 60, SideFiles: true})
+		s.share = 1
+		return objtest.Subject{Store: s, Class: "COLD"}
 	})
 }
 

@@ -72,10 +72,17 @@ type walk struct {
 
 // names is a folder of a walk, with what of it lies ahead.
 type names struct {
-	path  string // of the folder
-	key   string // what its keys begin with
+	path string // of the folder
+	key  string // what its keys begin with
+	l    *listing
+	all  []name // ascending, of l or made of it
+	next string // the key of the first of all
+}
+
+// listing is what a folder had when it was read. It is never changed: walks share it.
+type listing struct {
 	all   []name // ascending
-	next  string // the key of the first of all
+	seen  uint64 // changes that were noted before
 	read  time.Time
 	cost  time.Duration
 	mtime int64
@@ -103,19 +110,24 @@ func (s *Store) newWalk(prefix, after string) (*walk, error) {
 
 func (w *walk) done() bool { return len(w.folders) == 0 && len(w.ahead) == 0 }
 
-// enterFolder reads the names of a folder that lie ahead.
+// enterFolder puts what lies ahead of a folder into a walk.
 func (s *Store) enterFolder(w *walk, path, key string) error {
-	n, err := s.read(w, path, key)
-	if err != nil || n == nil {
-		return err
+	l, err := s.listing(path)
+	if err == nil && l != nil {
+		w.seen = min(w.seen, l.seen)
+		w.folders = append(w.folders, w.pick(l, path, key)...)
 	}
-	w.folders = append(w.folders, n)
-	return nil
+	return err
 }
 
-// read reads the names of a folder that lie ahead of a walk; nil: there are none.
-func (s *Store) read(w *walk, path, key string) (*names, error) {
-	n := &names{path: path, key: key, read: time.Now()}
+// listing reads the names of a folder, or takes what was read not long ago, if that is much; nil: there is no such folder.
+func (s *Store) listing(path string) (*listing, error) {
+	if l := s.walks.shared(path); l != nil && s.log.now()-l.seen < uint64(len(s.log.keys)) {
+		if ok, err := s.fresh(path, l); err != nil || ok {
+			return l, err
+		}
+	}
+	l := &listing{seen: s.log.now(), read: time.Now()}
 	d, err := s.openDir(path)
 	if nobody(err) {
 		return nil, nil
@@ -128,19 +140,16 @@ func (s *Store) read(w *walk, path, key string) (*names, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.mtime = st.Mtim.Nano()
-	edge := w.after >= key || !strings.HasPrefix(key, w.prefix) // not all of it is asked for
+	l.mtime = st.Mtim.Nano()
 	for {
 		all, err := d.ReadDir(4096)
 		for _, e := range all {
 			if !e.IsDir() && !e.Type().IsRegular() || path == "" && e.Name() == own {
 				continue
 			}
-			adds, ok := meaning(e.Name(), e.IsDir())
-			if !ok || edge && !w.wants(key+adds, e.IsDir()) {
-				continue
+			if adds, ok := meaning(e.Name(), e.IsDir()); ok {
+				l.all = append(l.all, name{adds, e.Name(), e.IsDir()})
 			}
-			n.all = append(n.all, name{adds, e.Name(), e.IsDir()})
 		}
 		if err == io.EOF {
 			break
@@ -152,9 +161,71 @@ func (s *Store) read(w *walk, path, key string) (*names, error) {
 			return nil, err
 		}
 	}
-	slices.SortFunc(n.all, func(a, b name) int { return strings.Compare(a.adds, b.adds) })
-	n.cost = time.Since(n.read)
-	return n.ahead(), nil
+	slices.SortFunc(l.all, func(a, b name) int { return strings.Compare(a.adds, b.adds) })
+	if l.cost = time.Since(l.read); len(l.all) >= s.share {
+		s.walks.keep(path, l)
+	}
+	return l, nil
+}
+
+// fresh tells whether a folder need not be read again.
+func (s *Store) fresh(path string, l *listing) (bool, error) {
+	if time.Since(l.read) < 10*l.cost {
+		return true, nil
+	}
+	st, err := s.stat(path)
+	if nobody(err) {
+		return false, nil
+	}
+	return err == nil && st.Mtim.Nano() == l.mtime && l.read.UnixNano()-l.mtime > int64(50*time.Millisecond), err // clocks of files are coarse
+}
+
+// pick gives what of a listing lies ahead: a run of it, and folders before that which the place of the walk, or its prefix, is in.
+func (w *walk) pick(l *listing, path, key string) (out []*names) {
+	first := func(ok func(adds string) bool) int {
+		i, _ := slices.BinarySearchFunc(l.all, true, func(n name, _ bool) int {
+			if ok(n.adds) {
+				return 1
+			}
+			return -1
+		})
+		return i
+	}
+	from, to := 0, len(l.all)
+	var edges []name
+	edge := func(rest string) {
+		for n := 1; n <= len(rest); n++ {
+			if rest[n-1] != '/' && n < piece/3 { // of names that go on inside, at least so much stands in one piece
+				continue
+			}
+			for i := first(func(adds string) bool { return adds >= rest[:n] }); i < len(l.all) && l.all[i].adds == rest[:n]; i++ {
+				if a := l.all[i]; a.dir && (i < from || i >= to) && w.wants(key+a.adds, true) && !slices.Contains(edges, a) {
+					edges = append(edges, a)
+				}
+			}
+		}
+	}
+	rest, within := strings.CutPrefix(w.prefix, key)
+	if within {
+		from = first(func(adds string) bool { return adds >= rest })
+		to = first(func(adds string) bool { return adds > rest && !strings.HasPrefix(adds, rest) })
+	}
+	if w.after >= key {
+		from = max(from, first(func(adds string) bool { return key+adds > w.after }))
+	}
+	if within {
+		edge(rest)
+	}
+	if after, ok := strings.CutPrefix(w.after, key); ok {
+		edge(after)
+	}
+	slices.SortFunc(edges, func(a, b name) int { return strings.Compare(a.adds, b.adds) })
+	for _, all := range [][]name{edges, l.all[from:max(from, to)]} {
+		if n := (&names{path: path, key: key, l: l, all: all}).ahead(); n != nil {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // ahead sets next; nil: nothing is.
@@ -274,46 +345,39 @@ func (s *Store) catchUp(w *walk) error {
 
 // refresh reads folders again that were changed since.
 func (s *Store) refresh(w *walk) error {
-	now := time.Now()
-	for i := 0; i < len(w.folders); i++ {
-		n := w.folders[i]
-		if now.Sub(n.read) < 10*n.cost {
+	var paths []*names
+	for _, n := range w.folders {
+		if !slices.ContainsFunc(paths, func(o *names) bool { return o.path == n.path }) {
+			paths = append(paths, n)
+		}
+	}
+	for _, old := range paths {
+		if ok, err := s.fresh(old.path, old.l); err != nil {
+			return err
+		} else if ok {
 			continue
 		}
-		st, err := s.stat(n.path)
-		if err == nil && st.Mtim.Nano() == n.mtime && n.read.UnixNano()-n.mtime > int64(50*time.Millisecond) { // clocks of files are coarse
-			continue
-		}
-		if err != nil && !nobody(err) {
+		w.folders = slices.DeleteFunc(w.folders, func(n *names) bool { return n.path == old.path })
+		at := len(w.folders)
+		if err := s.enterFolder(w, old.path, old.key); err != nil {
 			return err
 		}
-		again, err := s.read(w, n.path, n.key)
-		if err != nil {
-			return err
+		// A folder that the walk is in already is not entered again.
+		for i := at; i < len(w.folders); i++ {
+			n := w.folders[i]
+			for len(n.all) > 0 && n.all[0].dir && w.inside(n.next, old.path) {
+				n.all = n.all[1:]
+				n.ahead()
+			}
 		}
-		if again == nil {
-			w.folders = slices.Delete(w.folders, i, i+1)
-			i--
-			continue
-		}
-		// A folder that the walk is in already must not be walked again: what lies behind it is behind w.after too, and what lies ahead of it is in its own names.
-		again.all = slices.DeleteFunc(again.all, func(a name) bool { return a.dir && w.inside(n.key+a.adds, i) })
-		if w.folders[i] = again.ahead(); w.folders[i] == nil {
-			w.folders = slices.Delete(w.folders, i, i+1)
-			i--
-		}
+		w.folders = slices.DeleteFunc(w.folders, func(n *names) bool { return len(n.all) == 0 })
 	}
 	return nil
 }
 
-// inside tells whether a folder of the walk is that with the keys of key.
-func (w *walk) inside(key string, but int) bool {
-	for i, n := range w.folders {
-		if i != but && n.key == key {
-			return true
-		}
-	}
-	return false
+// inside tells whether the walk is in the folder with the keys of key, but that at a path.
+func (w *walk) inside(key, but string) bool {
+	return slices.ContainsFunc(w.folders, func(n *names) bool { return n.key == key && n.path != but })
 }
 
 // changes are the latest keys that were changed, in a ring.
@@ -351,20 +415,51 @@ func (c *changes) since(seen uint64) (keys []string, now uint64, lost bool) {
 	return keys, now, false
 }
 
-// walks are those of the last pages, by the query that goes on with them.
+// walks are those of the last pages, by the query that goes on with them, and the listings of folders with many names.
 type walks struct {
-	mu  sync.Mutex
-	all map[objstore.Query]*walk
+	mu   sync.Mutex
+	all  map[objstore.Query]*walk
+	many map[string]*listing
+}
+
+// shared gives the listing of a folder, if it is kept.
+func (k *walks) shared(path string) *listing {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.many[path]
+}
+
+// keep keeps the listing of a folder for other walks, for as long as walks are kept.
+func (k *walks) keep(path string, l *listing) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.many == nil {
+		k.many = map[string]*listing{}
+	}
+	for p := range k.many {
+		if len(k.many) < manyMost {
+			break
+		}
+		delete(k.many, p)
+	}
+	k.many[path] = l
 }
 
 const (
 	walksMost = 64
+	manyMost  = 4
+	many      = 4096 // names from which on walks share a listing
 	walkLasts = time.Minute
 )
 
 func (k *walks) take(q objstore.Query) *walk {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	for path, l := range k.many {
+		if time.Since(l.read) > walkLasts {
+			delete(k.many, path)
+		}
+	}
 	q.Max = 0
 	w := k.all[q]
 	delete(k.all, q)
@@ -398,5 +493,5 @@ func (w *walk) query() objstore.Query { return objstore.Query{Prefix: w.prefix, 
 func (k *walks) drop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.all = nil
+	k.all, k.many = nil, nil
 }

@@ -54,8 +54,8 @@ func TestWalkGoesOn(t *testing.T) {
 			t.Fatalf("no walk goes on after %s", q.After)
 		}
 		if read.IsZero() {
-			read = w.folders[0].read
-		} else if w.folders[0].read != read {
+			read = w.folders[0].l.read
+		} else if w.folders[0].l.read != read {
 			t.Fatalf("the folder was read again after %s", q.After)
 		}
 	}
@@ -72,6 +72,36 @@ func TestWalkGoesOn(t *testing.T) {
 	}
 	if n := len(s.walks.all); n > walksMost {
 		t.Errorf("%d walks are kept", n)
+	}
+}
+
+// TestWalksShare: many walks of one folder have its names in memory once.
+func TestWalksShare(t *testing.T) {
+	path := room(t)
+	keys := fillFolder(t, path, many)
+	time.Sleep(120 * time.Millisecond)
+	s, ctx := open(t, Config{Path: path, Page: 10}), context.Background()
+	time.Sleep(120 * time.Millisecond) // it made its own folder there
+	var first *listing
+	for i := range 32 {
+		q := objstore.Query{After: keys[i*100], Prefix: "00"}
+		p, err := s.List(ctx, q)
+		if err != nil || len(p.Entries) != 10 || p.Entries[0].Key != keys[i*100+1] {
+			t.Fatal(len(p.Entries), err)
+		}
+		w := s.walks.all[objstore.Query{Prefix: "00", After: p.Entries[9].Key}]
+		if w == nil || len(w.folders) != 1 {
+			t.Fatal("no walk goes on")
+		}
+		if l := w.folders[0].l; first == nil {
+			first = l
+		} else if l != first {
+			t.Fatal("the folder was read again")
+		}
+	}
+	put(t, s, "000005x", "x") // and what is changed is seen in spite of that
+	if p, err := s.List(ctx, objstore.Query{After: "000005", Max: 1}); err != nil || p.Entries[0].Key != "000005x" {
+		t.Error(p, err)
 	}
 }
 
@@ -131,8 +161,15 @@ func TestWalkOfManyChanges(t *testing.T) {
 // TestWalkUnderWriters: whatever writers do to other keys, and how often they overwrite these, each listing has the keys that are there all the time, once, in
 // order.
 func TestWalkUnderWriters(t *testing.T) {
+	for _, share := range []int{1, many} {
+		t.Run(fmt.Sprint(share), func(t *testing.T) { walkUnderWriters(t, share) })
+	}
+}
+
+func walkUnderWriters(t *testing.T, share int) {
 	path := room(t)
 	s, o, ctx := open(t, Config{Path: path}), open(t, Config{Path: path}), context.Background()
+	s.share = share
 	var stay []string
 	for i := range 120 {
 		stay = append(stay, fmt.Sprintf("%c%s%d", 'a'+i%3, []string{"", "/", "/x/", "//", "/x"}[i%5], i))
