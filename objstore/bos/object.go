@@ -208,11 +208,11 @@ func (c *call) send(b objstore.Body, put func(body *bce.Body, md5 string) (etag 
 	if etag == "" {
 		return objstore.Written{}, c.unclear("no ETag")
 	}
-	if c.header.Get(crcHeader) != "" || before != nil {
-		return objstore.Written{ETag: etag}, nil // what was sent was compared, by the SDK here, by the store with the MD5
+	if c.header.Get(crcHeader) != "" {
+		return objstore.Written{ETag: etag}, nil // the SDK has compared
 	}
 	c.s.sumMD5.Store(true)
-	sum := []byte(nil)
+	sum := before
 	if src.sum != nil {
 		sum = src.sum.Sum(nil)
 	}
