@@ -56,6 +56,9 @@ func (a *app) flush(ctx context.Context, limit time.Duration, least int64) error
 	var mu sync.Mutex // guards left
 	left := map[string]string{}
 	for _, s := range flows {
+		if s.Bucket != nil {
+			continue // its changes lie in the source's store, and outlive this host
+		}
 		switch s.State {
 		case mover.Paused, mover.Stopped, mover.Done, mover.Frozen:
 			fmt.Fprintf(a.out, "%s is %s and left alone\n", s.Flow, s.State)

@@ -12,6 +12,7 @@ import (
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/objstore"
+	"github.com/moverd/mover/objstore/mem"
 )
 
 // life is a Flow over the rig's buckets.
@@ -267,4 +268,75 @@ func TestLifeWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.equal()
+}
+
+// What cannot be carried is counted over all passes, listed page by page with its reason, and keeps a cutover from being done unless that is said to be known.
+func TestLifeRefused(t *testing.T) {
+	l := newLife(t)
+	lim := objstore.Limits{PartLeast: 1 << 20, Parts: 100, Meta: 20, Key: func(key string) error {
+		if strings.Contains(key, "..") {
+			return fmt.Errorf("a key with ..: %w", objstore.ErrNotSupported)
+		}
+		return nil
+	}}
+	l.to = mem.New(mem.Config{Name: "to", Now: l.clock.Now, Limits: lim})
+	l.dst = l.to
+	for i := range mostPage + 7 {
+		l.put(fmt.Sprintf("a/../%05d", i), 3, 1)
+	}
+	l.put("good", 3, 1)
+	l.put("\xff", 3, 1)
+	if _, err := l.from.Put(t.Context(), "large meta", objstore.Bytes(nil), objstore.PutOptions{Attrs: objstore.Attrs{Meta: map[string]string{"a": strings.Repeat("x", 30)}}}); err != nil {
+		t.Fatal(err)
+	}
+	l.clock.pass(time.Minute)
+	f := l.start()
+	counts := func(refused, partly int64) {
+		t.Helper()
+		if err := l.sync(); err != nil {
+			t.Fatal(err)
+		}
+		if b := f.Status().Bucket; b.Refused != refused || b.Partly != partly || b.Failed != 0 {
+			t.Errorf("%d refused, %d partly, %d failed; want %d, %d, 0", b.Refused, b.Partly, b.Failed, refused, partly)
+		}
+	}
+	counts(mostPage+7, 1)
+	counts(mostPage+7, 1) // they are not counted again
+	var seen, pages int
+	for after := []byte(nil); pages == 0 || after != nil; pages++ {
+		got, next, err := f.Objects(t.Context(), after, []string{"refused"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range got {
+			if o.Outcome != "refused" || !strings.Contains(o.Why, "a key with ..") || o.Key != fmt.Sprintf("a/../%05d", seen) {
+				t.Errorf("%+v", o)
+			}
+			seen++
+		}
+		after = next
+	}
+	if seen != mostPage+7 || pages != 2 {
+		t.Errorf("%d objects on %d pages", seen, pages)
+	}
+	if got, _, err := f.Objects(t.Context(), nil, []string{"partly"}); err != nil || len(got) != 1 || len(got[0].Lost) != 1 {
+		t.Errorf("%+v %v", got, err)
+	}
+	if got, _, err := f.Objects(t.Context(), nil, []string{"copied"}); err != nil || len(got) != 2 || string(got[1].KeyBytes) != "\xff" {
+		t.Errorf("%+v %v", got, err)
+	}
+	if r, err := f.Cutover(t.Context(), VerifyOptions{}, untold); !errors.Is(err, sentinel.ErrRefused) || r.OK || !strings.Contains(err.Error(), "--without-refused") {
+		t.Errorf("%+v %v", r, err)
+	}
+	for i := range mostPage + 5 {
+		if _, err := l.from.Delete(t.Context(), fmt.Sprintf("a/../%05d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.put("large meta", 3, 1)
+	l.clock.pass(time.Minute)
+	counts(2, 0)
+	if r, err := f.Cutover(t.Context(), VerifyOptions{WithoutRefused: true}, untold); err != nil || r.Bucket.Objects != 3 || r.Bucket.Refused != 2 {
+		t.Errorf("%+v %v", r, err)
+	}
 }
