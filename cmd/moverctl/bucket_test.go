@@ -308,7 +308,7 @@ func TestBucketBOS(t *testing.T) {
 	}
 }
 
-// The stop hook stops the writers of a cutover. They go on when it fails, when the daemon is killed on the way, and at a rollback.
+// The stop hook stops the writers of a cutover. They go on when the daemon is killed on the way, and at a rollback.
 func TestBucketHooks(t *testing.T) {
 	w := bucketWorld(t, "      cutover: {stop-hook: [@/stop], start-hook: [@/start]}\n")
 	said := filepath.Join(w.dir, "said")
@@ -353,22 +353,6 @@ func TestBucketHooks(t *testing.T) {
 	w.begin("source")
 	hooks("stop photos, start photos")
 	w.must(0, "source", "sync", "photos")
-	// Its target is gone: the cutover fails, and the writers go on.
-	if err := os.Remove(filepath.Join(w.dir, "to", "a")); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(10 * time.Millisecond)
-	if code, out := w.ctl("source", "cutover", "photos", "--yes"); code == 0 {
-		hooks("stop photos") // a pass has copied it again before, as it was young
-		w.must(0, "source", "rollback", "photos", "--yes")
-		hooks("start photos")
-	} else {
-		if code != 3 || !strings.Contains(out, "not what was written") {
-			t.Errorf("exit %d:\n%s", code, out)
-		}
-		hooks("stop photos, start photos")
-	}
-	w.must(0, "source", "sync", "photos")
 	w.must(0, "source", "cutover", "photos", "--yes")
 	hooks("stop photos")
 	w.end("source")
@@ -379,7 +363,7 @@ func TestBucketHooks(t *testing.T) {
 	hooks("start photos")
 	w.must(0, "source", "sync", "photos")
 	if b := objects(t, filepath.Join(w.dir, "to")); b["/a"] != "x" {
-		t.Error("what verify found was not copied again")
+		t.Error("after the rollback the target is not what it was")
 	}
 }
 

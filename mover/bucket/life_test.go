@@ -22,14 +22,19 @@ type life struct {
 	flow *Flow
 	end  func()
 	open error // of the stores
+
+	started int
 }
 
 // still stops nobody, and lets time pass.
-type still struct{ *clock }
+type still struct {
+	*clock
+	started *int // times that the writers were let go on
+}
 
 func (s still) Stop(context.Context) error { s.pass(time.Minute); return nil }
 func (s still) Keep() error                { return nil }
-func (s still) Start() error               { return nil }
+func (s still) Start() error               { *s.started++; return nil }
 
 // unclosed is a store that outlives a session.
 type unclosed struct{ objstore.Store }
@@ -44,7 +49,7 @@ func newLife(t *testing.T) *life {
 	}
 	t.Cleanup(s.Close)
 	l.cfg = FlowConfig{Name: "photos.2024", Dir: t.TempDir(), Identity: "from to", From: "from", To: "to", Dial: s.Dial, Interval: time.Hour, Copy: l.copy, Log: silent,
-		Settle: time.Millisecond, Stopper: still{l.clock},
+		Settle: time.Millisecond, Stopper: still{l.clock, &l.started},
 		Open: func(context.Context) (from, to End, err error) {
 			return End{Store: unclosed{l.src}}, End{Store: unclosed{l.dst}}, l.open
 		}}
@@ -252,7 +257,7 @@ func TestLifeWriter(t *testing.T) {
 	close(stop)
 	<-ended
 	l.clock.pass(time.Minute)
-	if err == nil || r.OK || !errors.Is(err, sentinel.ErrNotConverged) {
+	if err == nil || r.OK || !errors.Is(err, sentinel.ErrNotConverged) || l.started != 1 {
 		t.Errorf("%+v %v", r, err)
 	}
 	if err := l.sync(); err != nil {
