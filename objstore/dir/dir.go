@@ -102,6 +102,7 @@ func Open(c Config) (*Store, error) {
 		s.side = true
 	}
 	if err != nil {
+		s.end()
 		s.root.Close()
 		return nil, s.fail("open", "", err)
 	}

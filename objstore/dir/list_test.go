@@ -207,7 +207,7 @@ func walkUnderWriters(t *testing.T, share int) {
 			}
 		})
 	}
-	for n := range 25 {
+	for n := range 15 {
 		var got []string
 		for q := (objstore.Query{Max: 1 + n%17}); ; {
 			p, err := s.List(ctx, q)
