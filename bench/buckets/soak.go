@@ -99,7 +99,6 @@ type soak struct {
 	root   string
 	rnd    *rand.Rand // of the main goroutine
 	faults atomic.Int64
-	stored atomic.Int64
 	quiet  atomic.Bool // no more faults
 	emu    *bosemu.Server
 	base   Child

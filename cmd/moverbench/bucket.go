@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,7 @@ import (
 
 func bucketCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bucket", Short: "workloads of bucket flows"}
-	cmd.AddCommand(bucketSoak(), bucketCompare(), bucketChild())
+	cmd.AddCommand(bucketSoak(), bucketCompare(), bucketFlat(), bucketChild())
 	return cmd
 }
 
@@ -80,6 +81,27 @@ func bucketCompare() *cobra.Command {
 	f.StringVar(&large, "large-size", "1GiB", "of each")
 	f.IntVar(&o.Repeat, "repeat", 3, "repetitions")
 	f.IntVar(&o.Transfers, "transfers", 64, "of rclone")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
+}
+
+func bucketFlat() *cobra.Command {
+	var o buckets.FlatOptions
+	var out string
+	cmd := &cobra.Command{Use: "flat", Short: "list millions of keys in one flat prefix, plan them and begin to copy", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Out = cmd.OutOrStdout(); out != "" {
+				if o.Results, err = bench.NewResults(out); err != nil {
+					return err
+				}
+			}
+			return buckets.Flat(cmd.Context(), o)
+		}}
+	f := cmd.Flags()
+	f.StringVar(&o.Work, "work", "/var/tmp", "folder for the ledger")
+	f.IntVar(&o.Keys, "keys", 10_000_000, "keys")
+	f.DurationVar(&o.Latency, "latency", 150*time.Millisecond, "of a page, at the server")
+	f.IntVar(&o.Listers, "listers", 16, "calls side by side")
 	f.StringVar(&out, "results", "", "file for the results, JSON lines")
 	return cmd
 }

@@ -116,10 +116,3 @@ func (g *gate) leave(slow bool) {
 	close(g.wake)
 	g.wake = make(chan struct{})
 }
-
-// places is the level now, and how many of them are taken.
-func (g *gate) places() (level, in int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.level.Now(), g.in
-}
