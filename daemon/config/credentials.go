@@ -47,10 +47,10 @@ func (c Credentials) Read() (objstore.Keys, error) {
 	text := make([]byte, 16<<10)
 	n, err := f.Read(text)
 	if err != nil {
-		return objstore.Keys{}, fmt.Errorf("%s: is empty; it needs access-key: and secret-key:", path)
+		return objstore.Keys{}, fmt.Errorf("%s: is empty; it needs the keys access-key and secret-key", path)
 	}
 	var k keyFile
-	if _, err := strict.Decode(path, text[:n], &k, "is empty; it needs access-key: and secret-key:"); err != nil {
+	if _, err := strict.Decode(path, text[:n], &k, "is empty; it needs the keys access-key and secret-key"); err != nil {
 		return objstore.Keys{}, secretless(path, err)
 	}
 	return keysOf(k, path+": access-key", path+": secret-key")
@@ -60,9 +60,9 @@ func (c Credentials) Read() (objstore.Keys, error) {
 func secretless(path string, err error) error {
 	var e *strict.Error
 	if errors.As(err, &e) {
-		return fmt.Errorf("%s:%d: cannot be read as access-key:, secret-key: and maybe token:, each once", path, e.Line)
+		return fmt.Errorf("%s:%d: cannot be read as the keys access-key, secret-key and maybe token, each once", path, e.Line)
 	}
-	return fmt.Errorf("%s: cannot be read as access-key:, secret-key: and maybe token:", path)
+	return fmt.Errorf("%s: cannot be read as the keys access-key, secret-key and maybe token", path)
 }
 
 func keysOf(k keyFile, access, secret string) (objstore.Keys, error) {
