@@ -114,7 +114,7 @@ func TestBadBuckets(t *testing.T) {
 		{"file that others read", "@@/keys", "@@/open", "source.buckets[0].from.s3.credentials.file: @@/open can be read or written by others than its owner (mode 0644); chmod 600"},
 		{"file missing", "@@/keys", "@@/none", "source.buckets[0].from.s3.credentials.file: open @@/none: no such file"},
 		{"half a file", "@@/keys", "@@/half", "source.buckets[0].from.s3.credentials.file: @@/half: secret-key is missing"},
-		{"odd file", "@@/keys", "@@/odd", "source.buckets[0].from.s3.credentials.file: @@/odd:3: cannot be read as access-key:"},
+		{"odd file", "@@/keys", "@@/odd", "source.buckets[0].from.s3.credentials.file: @@/odd:3: cannot be read as the keys access-key"},
 		{"env missing", "env: MOVER_TEST_BOS", "env: MOVER_TEST_NONE", "source.buckets[0].to.bos.credentials.env: $MOVER_TEST_NONE_ACCESS_KEY is missing"},
 		{"credential's name", "systemd: bos", "systemd: ../bos", "source.buckets[1].to.bos.credentials.systemd: \"../bos\": a credential has a plain name"},
 		{"path", "path: @@/files", "path: files", `source.buckets[1].from.dir.path: "files" is not an absolute path`},
