@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -96,7 +97,12 @@ func TestEnrolledUnderPolicy(t *testing.T) {
 	}
 	w.must(1, "source", "sync", "root")
 	rule(dir+"/*", ", volume: 1MiB, total: 1MiB, flows: 1, connections: 16")
+	const taken = "reload: the config was taken over"
+	before := strings.Count(w.log.String(), taken)
 	w.hup["gateway"] <- unix.SIGHUP
+	for end := time.Now().Add(10 * time.Second); strings.Count(w.log.String(), taken) == before && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond) // or the source is there before the new policy
+	}
 	w.must(0, "source", "resume", "root")
 	overwrite(t, volume, 1<<19, "written under the new policy")
 	w.must(0, "source", "sync", "root")

@@ -16,7 +16,7 @@ const (
 )
 
 // Cutover stops the writers, or relies upon that they stand still, runs final passes until one has copied all that it found, and compares both ends. From then on the
-// flow is done. When ctx ends before, or anything fails, the writers go on and so does the flow.
+// flow is done. When ctx ends before, or anything fails, the writers go on and so does the flow (C19).
 func (f *Flow) Cutover(ctx context.Context, o VerifyOptions, progress func(mover.Progress)) (*mover.Report, error) {
 	if err := f.hold(ctx); err != nil {
 		return nil, err

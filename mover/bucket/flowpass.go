@@ -77,7 +77,7 @@ func (f *Flow) close() {
 	f.s = nil
 }
 
-// look refuses, before the first byte, what would harm somebody.
+// look refuses, before the first byte, what would harm somebody (C19).
 func (f *Flow) look(ctx context.Context, s *session, from, to End) error {
 	for _, e := range []End{from, to} {
 		if err := located(ctx, e); err != nil {
@@ -107,7 +107,7 @@ func (f *Flow) look(ctx context.Context, s *session, from, to End) error {
 }
 
 // full refuses to take a source that lists nothing all of a sudden for one that was emptied: a folder whose disk is not mounted, or a wrong bucket behind the right
-// name, must not empty the target.
+// name, must not empty the target (C19).
 func (f *Flow) full(ctx context.Context, copied int64) error {
 	if !f.cfg.Deletes || copied == 0 {
 		return nil

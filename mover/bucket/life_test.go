@@ -164,7 +164,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// What would harm somebody is refused before the first byte, with the reason in the status.
+// C19: what would harm somebody is refused before the first byte, with the reason in the status.
 func TestLifeRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  func(l *life)
@@ -233,7 +233,7 @@ func TestLifeEmptySource(t *testing.T) {
 	}
 }
 
-// A cutover of a source that is still written to fails, names why, and the flow goes on; what verify finds is copied again.
+// C19: a cutover of a source that is still written to fails, names why, and the flow goes on; what verify finds is copied again.
 func TestLifeWriter(t *testing.T) {
 	l := newLife(t)
 	l.put("a", 10, 1)
