@@ -353,7 +353,18 @@ func (c *copier) partSize(size int64) int64 {
 	return (n + align - 1) / align * align
 }
 
-func (c *copier) large(ctx context.Context, it Item, key string, r *Record, told told) (sent int64, err error) {
+// large moves an object in parts. An upload that was begun before and is gone was completed, perhaps, by a worker that could not tell any more: it begins anew.
+func (c *copier) large(ctx context.Context, it Item, key string, r *Record, told told) (int64, error) {
+	sent, err := c.inParts(ctx, it, key, r, told)
+	if it.Upload == nil || !errors.Is(err, objstore.ErrNotFound) {
+		return sent, err
+	}
+	it.Upload, r.Lost = nil, nil
+	more, err := c.inParts(ctx, it, key, r, told)
+	return sent + more, err
+}
+
+func (c *copier) inParts(ctx context.Context, it Item, key string, r *Record, told told) (sent int64, err error) {
 	e := it.Entry
 	obj, err := c.from.Head(ctx, e.Key)
 	if err == nil && obj.ETag != e.ETag {

@@ -345,3 +345,36 @@ func TestLifeRefused(t *testing.T) {
 		t.Errorf("%+v %v", r, err)
 	}
 }
+
+// dying completes an upload, and never comes to telling it.
+type dying struct {
+	objstore.Store
+	die func()
+}
+
+func (d dying) Complete(ctx context.Context, key, upload string, parts []objstore.Part, o objstore.PutOptions) (objstore.Written, error) {
+	if _, err := d.Store.Complete(ctx, key, upload, parts, o); err != nil {
+		return objstore.Written{}, err
+	}
+	d.die()
+	<-ctx.Done()
+	return objstore.Written{}, ctx.Err()
+}
+
+// C17: a worker that dies after it has completed an upload, and before that is recorded, leaves nothing that fails for ever.
+func TestCompletedUntold(t *testing.T) {
+	r := newRig(t)
+	r.put("large", 3*BlockSize+5, 1)
+	r.clock.pass(time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r.dst = dying{r.to, cancel}
+	if _, err := r.pass(ctx, false, 1); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	r.dst = r.to
+	if s := r.mustPass(1); s.Copied != 1 || s.Failed != 0 {
+		t.Errorf("%+v", s)
+	}
+	r.equal()
+}
