@@ -205,7 +205,7 @@ func TestBucketFlow(t *testing.T) {
 	w.must(0, "source", "cutover", "photos", "--yes")
 	w.must(0, "source", "finish", "photos", "--yes")
 	w.must(1, "source", "rollback", "photos", "--yes")
-	if out := w.must(0, "", "audit", "show", filepath.Join(w.dir, "source", "audit"), "-o", "json"); !strings.Contains(out, r.Bucket.Root) || !strings.Contains(out, "flow.done") {
+	if out := w.must(0, "", "audit", "show", filepath.Join(w.dir, "source", "audit"), "-o", "json"); !strings.Contains(out, r.Bucket.Root) || !strings.Contains(out, `"cutover.end"`) {
 		t.Errorf("audit trail:\n%s", out)
 	}
 }
