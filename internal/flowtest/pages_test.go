@@ -81,7 +81,7 @@ func TestPages(t *testing.T) {
 // TestTwins: content that lies on a disk several times is sent once, although nothing of it has arrived when the others are read; also when connections break, and
 // with a short leaf at the end. What is counted adds up.
 func TestTwins(t *testing.T) {
-	const part = 5<<20 + 16<<10
+	const part = 9<<20 + 16<<10 // more than a batch: twins within one are left to zstd
 	const size = 5*part + 512
 	r := newRig(t, size, 0)
 	r.config.Compression = "fastest"

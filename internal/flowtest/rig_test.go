@@ -127,7 +127,7 @@ func (r *rig) startGateway() {
 	r.t.Helper()
 	tls, err := wire.ServerTLS(files("gw"))
 	must(r.t, err)
-	cfg := receiver.Config{StateDir: filepath.Join(r.dir, "gw"), Memory: 64 << 20, TLS: tls, Log: logger(),
+	cfg := receiver.Config{StateDir: filepath.Join(r.dir, "gw"), Memory: 96 << 20, TLS: tls, Log: logger(),
 		Flows:      []receiver.FlowConfig{{Tenant: "acme", Host: "db1", Name: "disk", Target: "/mem"}},
 		OpenTarget: r.openTarget, Inspect: r.inspect}
 	if r.gwConf != nil {
@@ -201,7 +201,7 @@ func (r *rig) startSource() {
 	r.t.Helper()
 	client, err := wire.ClientTLS(files("db1"), "localhost")
 	must(r.t, err)
-	r.pool = buffers.New(chunker.GroupSize, 64<<20)
+	r.pool = buffers.New(chunker.BatchSize, 64<<20)
 	deps := sender.Deps{Volume: fault.NewVolume(r.vol, r.vol.plan), Tracker: tracker{r.vol}, Freezer: freezer{r.vol}, Used: r.vol.used,
 		Paths: []sender.Path{{Name: "only", Dial: func(ctx context.Context) (net.Conn, error) {
 			if r.direct {

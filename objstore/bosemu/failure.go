@@ -3,6 +3,7 @@ package bosemu
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 )
@@ -61,6 +62,9 @@ func (q *request) answerFailure(f *failure) {
 	if q.r.Method == http.MethodHead {
 		q.w.WriteHeader(f.status)
 		return
+	}
+	if f.code == "EntityTooLarge" && q.r.Body != nil { // who is still sending when the connection ends may not come to read why
+		_, _ = io.CopyN(io.Discard, q.r.Body, 4<<20)
 	}
 	_ = q.answerJSON(f.status, map[string]string{"code": f.code, "message": f.message, "requestId": q.id})
 }
