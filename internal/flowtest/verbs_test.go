@@ -331,9 +331,9 @@ func TestFreeSpace(t *testing.T) {
 }
 
 func TestPauseResume(t *testing.T) {
-	r := newRig(t, 32<<20, 0)
+	r := newRig(t, 96<<20, 0)
 	r.config.ReadRate = 16 << 20
-	r.vol.write(0, 32<<20)
+	r.vol.write(0, 96<<20)
 	r.start()
 	r.wait("some of it acked", func(s mover.Status) bool { return s.Pass != nil && s.Pass.Acked > 4<<20 })
 	must(t, r.flow.Pause())
