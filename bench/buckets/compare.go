@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,8 +199,7 @@ func putLarge(ctx context.Context, s objstore.Store, key string, size int64, see
 }
 
 // mover runs one pass of a flow in this process: the ledger is kept for the next one.
-func (c *compare) mover(ctx context.Context, dir, from, to string, n int) error {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+func (c *compare) mover(ctx context.Context, dir, from, to string, n int) (err error) {
 	src, err := c.open(from)
 	if err != nil {
 		return err
@@ -212,42 +210,12 @@ func (c *compare) mover(ctx context.Context, dir, from, to string, n int) error 
 		return err
 	}
 	defer dst.Close()
-	l, err := bucket.OpenLedger(filepath.Join(dir, "ledger-"+to), "compare", log)
+	e, err := startEngine(filepath.Join(dir, to))
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	s, err := bucket.NewServer(filepath.Join(dir, "queue-"+to), bucket.ServerConfig{})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	nc, err := s.Dial()
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	co, err := bucket.NewCoordinator(bucket.Config{Name: "compare", From: src, To: dst, Log: log}, l, nc)
-	if err != nil {
-		return err
-	}
-	w, err := bucket.NewWorker(bucket.WorkerConfig{Flow: "compare", Name: "one", From: src, To: dst, Log: log}, nc)
-	if err != nil {
-		return err
-	}
-	working, stop := context.WithCancel(ctx)
-	var g errgroup.Group
-	g.Go(func() error {
-		if err := w.Run(working); !errors.Is(err, context.Canceled) {
-			return err
-		}
-		return nil
-	})
-	st, err := co.Pass(working, false)
-	stop()
-	if e := g.Wait(); e != nil {
-		err = e
-	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	st, err := e.pass(ctx, src, dst, 0, bucket.WorkerConfig{})
 	if err == nil && (st.Objects != int64(n) || st.Failed+st.Refused > 0) {
 		err = fmt.Errorf("%d objects: %+v", n, st)
 	}

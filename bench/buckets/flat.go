@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -112,7 +110,7 @@ func (f *flat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Flat lists, plans and begins to copy very many keys in one prefix.
-func Flat(ctx context.Context, o FlatOptions) error {
+func Flat(ctx context.Context, o FlatOptions) (err error) {
 	dir, err := os.MkdirTemp(o.Work, "mover-flat-")
 	if err != nil {
 		return err
@@ -145,22 +143,11 @@ func Flat(ctx context.Context, o FlatOptions) error {
 	if err := add("one lister", "keys a second", serial, "1/s"); err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	l, err := bucket.OpenLedger(filepath.Join(dir, "ledger"), "flat", log)
+	e, err := startEngine(dir)
 	if err != nil {
 		return err
 	}
-	defer l.Close()
-	s, err := bucket.NewServer(filepath.Join(dir, "queue"), bucket.ServerConfig{})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	nc, err := s.Dial()
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
+	defer func() { err = errors.Join(err, e.close()) }()
 	dst := mem.New(mem.Config{Name: "target"})
 	slow := func(ctx context.Context, _ int) error { // copying is not what is measured
 		select {
@@ -170,23 +157,18 @@ func Flat(ctx context.Context, o FlatOptions) error {
 			return ctx.Err()
 		}
 	}
-	co, err := bucket.NewCoordinator(bucket.Config{Name: "flat", From: src, To: dst, Listers: o.Listers, Log: log}, l, nc)
-	if err != nil {
-		return err
-	}
-	w, err := bucket.NewWorker(bucket.WorkerConfig{Flow: "flat", Name: "one", From: src, To: dst, Copy: bucket.CopyConfig{Pace: slow}, Most: 4, Log: log}, nc)
-	if err != nil {
-		return err
-	}
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	var g errgroup.Group
 	began := time.Now()
 	f.first.Store(0)
-	g.Go(func() error { return w.Run(working) })
-	g.Go(func() error { _, err := co.Pass(working, false); return err })
+	g.Go(func() error {
+		defer stop()
+		_, err := e.pass(working, src, dst, o.Listers, bucket.WorkerConfig{Copy: bucket.CopyConfig{Pace: slow}, Most: 4})
+		return err
+	})
 	peak := uint64(0)
-	for l.State().Listing || l.State().Listed == 0 {
+	for e.ledger.State().Listing || e.ledger.State().Listed == 0 {
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
@@ -198,7 +180,7 @@ func Flat(ctx context.Context, o FlatOptions) error {
 		}
 	}
 	took := time.Since(began)
-	st := l.State()
+	st := e.ledger.State()
 	stop()
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

@@ -106,7 +106,7 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 	c.mu.Unlock()
 	answering, stop := context.WithCancel(ctx)
 	defer stop()
-	var answers errgroup.Group
+	answers, answered := errgroup.WithContext(answering) // ends with the first that cannot answer: workers would wait for ever
 	answers.Go(func() error { return c.queue.answer(answering, "ask", c.ask) })
 	answers.Go(func() error { return c.queue.answer(answering, "result", c.result) })
 	alive, err := c.queue.hear("alive", c.alive)
@@ -117,7 +117,7 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 	if err := c.roll(ctx); err != nil {
 		return c.ledger.State(), err
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(answered)
 	g.Go(func() error {
 		l := &lister{store: c.cfg.From, prefix: c.cfg.Prefix, width: c.cfg.Listers, cut: c.ledger.cut}
 		p := &planner{ledger: c.ledger, filter: c.cfg.Filter, deletes: c.cfg.Deletes, planned: c.stir}
@@ -131,8 +131,8 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 	g.Go(func() error { return c.feed(gctx) })
 	err = g.Wait()
 	stop()
-	if e := answers.Wait(); err == nil && !errors.Is(e, context.Canceled) {
-		err = e
+	if e := answers.Wait(); !errors.Is(e, context.Canceled) {
+		err = e // what followed is its doing
 	}
 	return c.ledger.State(), err
 }

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 
 	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/internal/room"
 	"github.com/moverd/mover/internal/sentinel"
+	"github.com/moverd/mover/internal/units"
 )
 
 // Ledger is the truth about a bucket flow, on disk: what became of each object, how far the listing is, which units are under way, which uploads have begun. What a
@@ -30,10 +33,13 @@ import (
 //
 // Numbers are big-endian.
 type Ledger struct {
-	db *pebble.DB
+	db    *pebble.DB
+	dir   string
+	least int64 // bytes that have to be free on its disk; ledgerRoom
 
-	mu    sync.Mutex // orders changes of state with the records that they count
-	state State
+	mu     sync.Mutex // orders changes of state with the records that they count
+	state  State
+	looked time.Time // for free space
 }
 
 // State is where a flow stands. Counts are of the pass, and exact: an item counts in the same write that records it.
@@ -75,6 +81,9 @@ func (s *State) stands(r Record, n int64) {
 // ledgerMemory is the bytes of memory that the store below takes: cache and memtables.
 const ledgerMemory = 48 << 20
 
+// ledgerRoom is the bytes of its disk below which the ledger takes nothing any more: the store below ends the program when it finds the disk full.
+const ledgerRoom = 128 << 20
+
 // OpenLedger opens or makes the ledger in dir. identity says what is moved where: another one than before is ErrRefused.
 func OpenLedger(dir, identity string, log *slog.Logger) (*Ledger, error) {
 	cache := pebble.NewCache(ledgerMemory / 3)
@@ -88,7 +97,7 @@ func OpenLedger(dir, identity string, log *slog.Logger) (*Ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the ledger in %s: %w", dir, err)
 	}
-	l := &Ledger{db: db}
+	l := &Ledger{db: db, dir: dir, least: ledgerRoom}
 	if err := l.load(identity); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ledger in %s: %w", dir, err), db.Close())
 	}
@@ -158,7 +167,10 @@ func (l *Ledger) update(f func(c change) error) error {
 	defer b.Close()
 	l.mu.Lock()
 	state := l.state
-	err := f(change{b, &state})
+	err := l.room()
+	if err == nil {
+		err = f(change{b, &state})
+	}
 	if err == nil {
 		var text []byte
 		if text, err = pack(&state); err == nil {
@@ -173,6 +185,22 @@ func (l *Ledger) update(f func(c change) error) error {
 		return fmt.Errorf("write the ledger: %w", err)
 	}
 	return l.db.LogData(nil, pebble.Sync) // what was written before is durable with it; several wait for one sync
+}
+
+// room refuses when the disk is nearly full; looked at once a second. mu is held.
+func (l *Ledger) room() error {
+	if now := time.Now(); now.Sub(l.looked) > time.Second {
+		free, _, err := room.Of(l.dir)
+		if err != nil {
+			return err
+		}
+		if free < l.least {
+			return fmt.Errorf("%s are free on the disk of %s, at least %s are needed: make room there; nothing is lost, and what was done goes on from here: %w", units.Size(free), l.dir,
+				units.Size(l.least), sentinel.ErrRefused)
+		}
+		l.looked = now
+	}
+	return nil
 }
 
 func objectKey(key string) []byte { return append([]byte{'o'}, key...) }
@@ -329,6 +357,13 @@ func (l *Ledger) outcome(c change, it ItemResult) error {
 	c.Sent += it.Sent
 	there := found && was.Target != ""
 	r := it.Record
+	if r.Outcome == Copied && r.Digest == digest.Unknown {
+		if r.Digest, err = l.digestOfParts(it.Key, r.Size); errors.Is(err, sentinel.ErrCorrupt) {
+			r.Outcome, r.Why = Failed, err.Error() // it is there, but nobody knows that it is right
+		} else if err != nil {
+			return err
+		}
+	}
 	c.stands(was, -1)
 	switch {
 	case it.Delete:
@@ -342,11 +377,6 @@ func (l *Ledger) outcome(c change, it ItemResult) error {
 			return err
 		}
 	case r.Outcome == Copied:
-		if r.Digest == digest.Unknown {
-			if r.Digest, err = l.digestOfParts(it.Key); err != nil {
-				return err
-			}
-		}
 		if !there {
 			c.Objects, was.Size = c.Objects+1, 0
 		}
@@ -428,17 +458,17 @@ func (l *Ledger) parts(key string, f func(Done)) error {
 	})
 }
 
-// digestOfParts is the digest of an object whose parts are all done.
-func (l *Ledger) digestOfParts(key string) (digest.Digest, error) {
+// digestOfParts is the digest of an object of size bytes by those of its parts. ErrCorrupt: not all of them are known.
+func (l *Ledger) digestOfParts(key string, size int64) (digest.Digest, error) {
 	var all []digest.Digest
-	no := 0
+	no, whole := 0, true
 	err := l.parts(key, func(d Done) {
-		if no++; d.No == no {
-			all = append(all, d.Blocks...)
-		}
+		no++
+		whole = whole && d.No == no
+		all = append(all, d.Blocks...)
 	})
-	if err == nil && no == 0 {
-		err = fmt.Errorf("%q has no parts: %w", key, sentinel.ErrCorrupt)
+	if err == nil && (!whole || int64(len(all)) != (size+BlockSize-1)/BlockSize) {
+		err = fmt.Errorf("of %q %d parts with %d blocks are recorded, which are not all of %d bytes; it is copied again: %w", key, no, len(all), size, sentinel.ErrCorrupt)
 	}
 	return ObjectDigest(all), err
 }

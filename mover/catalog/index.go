@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/internal/digest"
+	"github.com/moverd/mover/internal/room"
 )
 
 // Place is where a leaf with a given digest was seen: a hint, to be read back and digested before use.
@@ -192,19 +193,10 @@ func (x *Index) room() bool {
 	defer x.mu.Unlock()
 	if now := time.Now(); now.Sub(x.checked) > time.Second {
 		x.checked = now
-		free, _, err := DiskFree(x.dir)
+		free, _, err := room.Of(x.dir)
 		x.paused = err != nil || free < x.least
 	}
 	return !x.paused
-}
-
-// DiskFree is the bytes that are free and in all on the filesystem of path.
-func DiskFree(path string) (free, total int64, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, 0, fmt.Errorf("ask for free space at %s: %w", path, err)
-	}
-	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
 }
 
 // pebbleLog keeps the library's chatter at debug level.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/looptest"
+	"github.com/moverd/mover/internal/room"
 )
 
 func openIndex(t testing.TB, dir string) *Index {
@@ -121,11 +122,11 @@ func TestIndexFull(t *testing.T) {
 			ballast, err := os.Create(filepath.Join(mnt, "ballast"))
 			must(t, err)
 			defer ballast.Close()
-			free, _, err := DiskFree(mnt)
+			free, _, err := room.Of(mnt)
 			must(t, err)
 			must(t, unix.Fallocate(int(ballast.Fd()), 0, 0, free-left-256<<10))
 			_, err = ballast.Seek(0, io.SeekEnd)
-			for b := make([]byte, 4096); free > left && err == nil; free, _, _ = DiskFree(mnt) {
+			for b := make([]byte, 4096); free > left && err == nil; free, _, _ = room.Of(mnt) {
 				_, err = ballast.Write(b)
 			}
 			for i := int64(0); i < 400 && !x.bad.Load(); i++ {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/moverd/mover/internal/room"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
@@ -196,7 +197,7 @@ func (l *Log) ensure(k RecKind, size int64) error {
 		}
 		step = stepStaged
 		if need > l.alloc {
-			free, total, err := DiskFree(l.dir)
+			free, total, err := room.Of(l.dir)
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/moverd/mover/blockdev"
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/extent"
+	"github.com/moverd/mover/internal/room"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/catalog"
@@ -308,7 +309,7 @@ func (f *flow) chooseMode(r catalog.Record, m *wire.Open) mover.Mode {
 	switch mover.PassKind(m.Kind) {
 	case mover.Delta:
 		need := int64(min(m.Estimate, 1<<60))
-		if free, _, err := catalog.DiskFree(f.dir()); err == nil && need+need/8+minLogLimit <= min(f.logLimit(), free) {
+		if free, _, err := room.Of(f.dir()); err == nil && need+need/8+minLogLimit <= min(f.logLimit(), free) {
 			return mover.Staged
 		}
 	case mover.Rescan:
