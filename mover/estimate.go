@@ -48,6 +48,7 @@ const (
 	lineHalf  = time.Second // within which half of the weight goes
 	lineRise  = 1.05        // a second: a line that has become ten times as fast is known after 50 s
 	lineStart = 2           // a look: until it was full once
+	lineGuess = 12.5e6      // the least until then: offers go before data, and are few bytes
 )
 
 // Look takes in that n bytes went within d, and whether more is waiting now.
@@ -64,7 +65,7 @@ func (r *LineRate) Look(n int64, d time.Duration, full bool) {
 		r.rate += (now - r.rate) * (1 - math.Exp2(-d.Seconds()/lineHalf.Seconds()))
 	case n <= 0: // nothing was sent, nothing is known
 	case !r.met:
-		r.rate = max(now, r.rate*lineStart)
+		r.rate = max(now, r.rate*lineStart, lineGuess)
 	case now > r.rate:
 		r.rate = now
 	default:

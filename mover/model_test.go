@@ -340,6 +340,9 @@ func TestLineRate(t *testing.T) {
 	if got := look(0, false, 9); got != 0 {
 		t.Errorf("nothing was sent: %f", got)
 	}
+	if got := look(2000, false, 1); got < 10e6 {
+		t.Errorf("a line that has carried offers, and was not full: %f", got)
+	}
 	if got := look(1e6, false, 6); got < 100e6 {
 		t.Errorf("a line that is not full soon counts as fast, not as %f", got)
 	}
