@@ -136,6 +136,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 	if err := s.fill(ctx, src); err != nil {
 		return err
 	}
+	time.Sleep(settle) // only what the writer changes is young, as in a bucket of the world, and copied again for that
 	writing, end := context.WithCancel(ctx)
 	var writer errgroup.Group
 	writer.Go(func() error { return s.write(writing, src) })

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/moverd/mover/objstore"
 )
@@ -22,7 +23,7 @@ type WorkerConfig struct {
 	Name     string // of the worker, for people
 	From, To objstore.Store
 	Copy     CopyConfig
-	Most     int // objects under way; 256
+	Most     int // objects under way, or copied and not recorded yet; 256
 	Log      *slog.Logger
 }
 
@@ -31,7 +32,8 @@ type Worker struct {
 	cfg   WorkerConfig
 	queue *queue
 	copy  *copier
-	gate  *gate
+	gate  *gate               // requests under way
+	most  *semaphore.Weighted // what would be done in vain if the worker died now
 
 	results chan ItemResult
 	failing atomic.Int64 // objects in a row
@@ -58,7 +60,7 @@ func NewWorker(cfg WorkerConfig, nc *nats.Conn) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Worker{cfg: cfg, queue: q, copy: newCopier(cfg.From, cfg.To, cfg.Copy), gate: newGate(leastObjects, cfg.Most), results: make(chan ItemResult, tellItems)}, nil
+	return &Worker{cfg: cfg, queue: q, copy: newCopier(cfg.From, cfg.To, cfg.Copy), gate: newGate(leastObjects, cfg.Most), most: semaphore.NewWeighted(int64(cfg.Most)), results: make(chan ItemResult, tellItems)}, nil
 }
 
 // Run works until ctx ends, or a store cannot be used.
@@ -70,7 +72,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return w.units(ctx, t, func(u Unit) {
 			for _, it := range u.Items {
-				if w.gate.enter(ctx) != nil {
+				if w.most.Acquire(ctx, 1) != nil || w.gate.enter(ctx) != nil {
 					return
 				}
 				g.Go(func() error { return w.item(ctx, u.ID, it) })
@@ -147,11 +149,10 @@ func (w *Worker) item(ctx context.Context, unit uint64, it Item) error {
 		var ok bool
 		return w.queue.request(ctx, "result", Result{Worker: w.cfg.Name, Part: &p}, &ok)
 	})
+	w.gate.leave(errors.Is(err, objstore.ErrSlowDown))
 	if err != nil {
-		w.gate.leave(errors.Is(err, objstore.ErrSlowDown))
 		return err
 	}
-	// Its place it leaves when its result is durable: what a worker that dies has done in vain is no more than it has places.
 	if r.Record.Outcome != Failed {
 		w.failing.Store(0)
 	} else if n := w.failing.Add(1); n >= mostFailing { // not of this object, it seems; what is told no more is tried again
@@ -254,7 +255,7 @@ func (t *teller) tell(ctx context.Context, r Result) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, it := range r.Items {
-		t.worker.gate.leave(false)
+		t.worker.most.Release(1)
 		u := t.open[it.Unit]
 		if u.left--; u.left == 0 {
 			_ = u.msg.Ack() // lost, it comes again, and nothing is left of it
