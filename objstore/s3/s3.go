@@ -24,6 +24,7 @@ type Store struct {
 	amazon    bool // the endpoint is one of AWS
 	transport http.RoundTripper
 	client    *awss3.Client
+	caller    *caller
 
 	open context.Context // until Close
 	shut context.CancelFunc
@@ -67,6 +68,7 @@ func New(c Config) (*Store, error) {
 		amazon:    ofAmazon(base),
 		transport: transport,
 		client:    newClient(c, base, transport),
+		caller:    newCaller(c, base, transport),
 	}
 	s.open, s.shut = context.WithCancel(context.Background())
 	return s, nil
