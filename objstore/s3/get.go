@@ -109,7 +109,7 @@ func (s *Store) opened(key string, o objstore.GetOptions, resp *http.Response, b
 	}
 	b.in, b.left = objstore.Exactly(b.in, n), n
 	if o.Off == 0 && o.Len == 0 {
-		b.expect(obj.ETag, h)
+		b.expect(obj, h)
 	}
 	return obj, nil
 }
@@ -145,6 +145,9 @@ func (s *Store) object(op, key string, size int64, h http.Header) (objstore.Obje
 		return objstore.Object{}, s.wrong(op, key, nil, "last-modified: %w", err)
 	}
 	o.Modified = t.UTC()
+	if !opaque(h) {
+		o.MD5 = plain(o.ETag)
+	}
 	if n := h.Get("X-Amz-Missing-Meta"); n != "" && n != "0" {
 		return objstore.Object{}, s.wrong(op, key, objstore.ErrNotSupported, "it has %s user metadata that the store does not tell, for it cannot stand in a header", n)
 	}
@@ -201,12 +204,12 @@ type body struct {
 }
 
 // expect makes the body prove itself by what the answer has: its ETag where that is an MD5, or a checksum of all its bytes.
-func (b *body) expect(etag string, h http.Header) {
-	if md := plain(etag); md != nil && !opaque(h) {
+func (b *body) expect(o objstore.Object, h http.Header) {
+	if o.MD5 != nil {
 		b.sum = md5.New()
 		b.equal = func() error {
-			if got := b.sum.Sum(nil); string(got) != string(md) {
-				return fmt.Errorf("their MD5 is %s, the ETag %s", hex.EncodeToString(got), etag)
+			if got := b.sum.Sum(nil); string(got) != string(o.MD5) {
+				return fmt.Errorf("their MD5 is %s, the ETag %s", hex.EncodeToString(got), o.ETag)
 			}
 			return nil
 		}

@@ -118,7 +118,9 @@ func (l *load) send(do func(http.Header, *content) (http.Header, error), prove f
 		return objstore.Written{}, l.broken(err)
 	}
 	defer func() { r.Close() }()
-	if l.body.Size > small {
+	if len(l.body.MD5) == md5.Size {
+		l.declared, l.md = true, l.body.MD5
+	} else if l.body.Size > small {
 		if r, err = l.declare(r); err != nil {
 			return objstore.Written{}, l.broken(err)
 		}
@@ -133,8 +135,10 @@ func (l *load) send(do func(http.Header, *content) (http.Header, error), prove f
 		if c.bytes = src.all(); src.err != nil {
 			return objstore.Written{}, l.broken(src.err)
 		}
-		sum := md5.Sum(c.bytes)
-		l.declared, l.md = true, sum[:]
+		if !l.declared {
+			sum := md5.Sum(c.bytes)
+			l.declared, l.md = true, sum[:]
+		}
 	} else if !l.declared {
 		src.md = md5.New()
 	}
