@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -37,8 +39,14 @@ type CompareOptions struct {
 // compare is one comparison.
 type compare struct {
 	CompareOptions
-	server s3test.Server
+	server *s3test.Ceph
 	n      int // buckets so far
+}
+
+// spent is what a pass took.
+type spent struct {
+	wall           time.Duration
+	client, server time.Duration // of processors
 }
 
 // Compare copies the same objects with Mover and with rclone, alternately, and again when nothing has changed.
@@ -78,7 +86,7 @@ func (c *compare) start(ctx context.Context, dir string) (stop func() error, err
 	if err != nil {
 		return nil, err
 	}
-	c.server = s.Server
+	c.server = s
 	return s.Close, nil
 }
 
@@ -111,7 +119,7 @@ func (c *compare) workload(ctx context.Context, dir, name string, n int, size in
 		return err
 	}
 	time.Sleep(settle) // what was written in the second of the listing is copied again by the next pass
-	times := map[string][]float64{}
+	times, cores := map[string][]float64{}, map[string][]float64{}
 	for range c.Repeat {
 		for _, who := range []string{"mover", "rclone"} {
 			to, err := c.bucket(ctx)
@@ -119,18 +127,16 @@ func (c *compare) workload(ctx context.Context, dir, name string, n int, size in
 				return err
 			}
 			for _, pass := range []string{"first pass", "nothing changed"} {
-				began := time.Now()
-				if who == "mover" {
-					err = c.mover(ctx, dir, from, to, n)
-				} else {
-					err = c.rclone(ctx, dir, from, to)
-				}
+				s, err := c.pass(ctx, who, dir, from, to, n)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", who, pass, err)
 				}
-				d := time.Since(began).Seconds()
-				times[who+pass] = append(times[who+pass], d)
-				if err := c.add(name, who+", "+pass, "seconds", d, "s"); err != nil {
+				subject := who + ", " + pass
+				times[subject] = append(times[subject], s.wall.Seconds())
+				cores[subject] = append(cores[subject], s.client.Seconds())
+				err = errors.Join(c.add(name, subject, "seconds", s.wall.Seconds(), "s"), c.add(name, subject, "seconds of core, client", s.client.Seconds(), "s"),
+					c.add(name, subject, "seconds of core, server", s.server.Seconds(), "s"))
+				if err != nil {
 					return err
 				}
 			}
@@ -140,17 +146,48 @@ func (c *compare) workload(ctx context.Context, dir, name string, n int, size in
 		}
 	}
 	for i, pass := range []string{"first pass", "nothing changed"} {
-		ours, theirs := bench.Median(times["mover"+pass]), bench.Median(times["rclone"+pass])
+		ours, theirs := bench.Median(times["mover, "+pass]), bench.Median(times["rclone, "+pass])
 		metric := "ratio of median times"
 		if bounds[i] != "" {
 			metric += " (" + bounds[i] + ")"
 		}
-		err := errors.Join(c.add(name, "mover, "+pass, "objects a second", float64(n)/ours, "1/s"), c.add(name, "rclone / mover, "+pass, metric, theirs/ours, "ratio"))
+		err := errors.Join(c.add(name, "mover, "+pass, "objects a second", float64(n)/ours, "1/s"), c.add(name, "rclone / mover, "+pass, metric, theirs/ours, "ratio"),
+			c.add(name, "rclone / mover, "+pass, "ratio of the clients' cores", bench.Median(cores["rclone, "+pass])/bench.Median(cores["mover, "+pass]), "ratio"))
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pass runs one pass and tells what it took.
+func (c *compare) pass(ctx context.Context, who, dir, from, to string, n int) (s spent, err error) {
+	before, err := c.server.CPU()
+	if err != nil {
+		return s, err
+	}
+	began := time.Now()
+	if who == "mover" {
+		own := ownCPU()
+		err = c.mover(ctx, dir, from, to, n)
+		s.client = ownCPU() - own
+	} else {
+		s.client, err = c.rclone(ctx, dir, from, to)
+	}
+	s.wall = time.Since(began)
+	if err != nil {
+		return s, err
+	}
+	after, err := c.server.CPU()
+	s.server = after - before
+	return s, err
+}
+
+// ownCPU is the time of processors that this process has taken.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // of oneself it cannot fail
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func (c *compare) add(workload, subject, metric string, v float64, unit string) error {
@@ -223,22 +260,22 @@ func (c *compare) mover(ctx context.Context, dir, from, to string, n int) (err e
 }
 
 // rclone copies with so many transfers; what the second run compares is its default: size and time of change.
-func (c *compare) rclone(ctx context.Context, dir, from, to string) error {
+func (c *compare) rclone(ctx context.Context, dir, from, to string) (time.Duration, error) {
 	conf := filepath.Join(dir, "rclone.conf")
 	text := fmt.Sprintf("[s]\ntype = s3\nprovider = Ceph\nendpoint = %s\naccess_key_id = %s\nsecret_access_key = %s\nregion = us-east-1\n", c.server.Endpoint, c.server.ID, c.server.Secret)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return err
+		return 0, err
 	}
 	n := fmt.Sprint(c.Transfers)
 	cmd := exec.CommandContext(ctx, "rclone", "--config", conf, "copy", "s:"+from, "s:"+to, "--transfers", n, "--checkers", n, "--s3-no-check-bucket", "--disable", "copy")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir} // and nothing of what AWS's SDK would read
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+		return 0, fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
 	}
-	return nil
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
-// same compares both buckets by key, size and content.
+// same compares both buckets by key, size, and MD5 where the server has one of the whole object, which it makes of the bytes that it stores.
 func (c *compare) same(ctx context.Context, src objstore.Store, to string) error {
 	dst, err := c.open(to)
 	if err != nil {
@@ -256,23 +293,23 @@ func (c *compare) same(ctx context.Context, src objstore.Store, to string) error
 	if len(a) != len(b) {
 		return fmt.Errorf("%d objects, not %d", len(b), len(a))
 	}
-	for k, size := range a {
-		if b[k] != size {
-			return fmt.Errorf("%s has %d bytes, not %d", k, b[k], size)
+	for k, e := range a {
+		if got := b[k]; got.Size != e.Size || got.ETag != e.ETag && !strings.Contains(e.ETag+got.ETag, "-") {
+			return fmt.Errorf("%s has %d bytes with ETag %s, not %d with %s", k, got.Size, got.ETag, e.Size, e.ETag)
 		}
 	}
 	return nil
 }
 
-func listing(ctx context.Context, s objstore.Store) (map[string]int64, error) {
-	out := map[string]int64{}
+func listing(ctx context.Context, s objstore.Store) (map[string]objstore.Entry, error) {
+	out := map[string]objstore.Entry{}
 	for after := ""; ; {
 		p, err := s.List(ctx, objstore.Query{After: after})
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range p.Entries {
-			out[e.Key], after = e.Size, e.Key
+			out[e.Key], after = e, e.Key
 		}
 		if !p.More {
 			return out, nil

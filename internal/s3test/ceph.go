@@ -204,6 +204,28 @@ func (c *Ceph) daemon(name string, args ...string) error {
 	return nil
 }
 
+// CPU is the time of processors that the daemons have taken so far.
+func (c *Ceph) CPU() (time.Duration, error) {
+	const tick = 10 * time.Millisecond // as /proc counts
+	var sum time.Duration
+	for _, d := range c.children {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
+		if err != nil {
+			return 0, fmt.Errorf("ceph's %s: %w", d.name, err)
+		}
+		_, after, _ := strings.Cut(string(text), ") ") // behind the name, which may have spaces
+		var state string
+		var user, system int64
+		var skip [10]int64
+		n, err := fmt.Sscan(after, &state, &skip[0], &skip[1], &skip[2], &skip[3], &skip[4], &skip[5], &skip[6], &skip[7], &skip[8], &skip[9], &user, &system)
+		if err != nil {
+			return 0, fmt.Errorf("ceph's %s: field %d of its stat: %w", d.name, n+3, err)
+		}
+		sum += time.Duration(user+system) * tick
+	}
+	return sum, nil
+}
+
 // Close kills the daemons: nothing of theirs is kept. The folder stays.
 func (c *Ceph) Close() error {
 	var errs []error
