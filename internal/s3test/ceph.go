@@ -204,6 +204,11 @@ func (c *Ceph) daemon(name string, args ...string) error {
 	return nil
 }
 
+// Reclaim frees the memory of objects that were deleted, or of which an upload was ended, now instead of hours later.
+func (c *Ceph) Reclaim(ctx context.Context) error {
+	return c.run(ctx, "radosgw-admin", "-c", "ceph.conf", "gc", "process", "--include-all")
+}
+
 // CPU is the time of processors that the daemons have taken so far.
 func (c *Ceph) CPU() (time.Duration, error) {
 	const tick = 10 * time.Millisecond // as /proc counts
@@ -295,7 +300,7 @@ mon_data = %[1]s/mon
 osd_data = %[1]s/osd
 rgw_data = %[1]s/rgw
 osd_objectstore = memstore
-memstore_device_bytes = 6442450944
+memstore_device_bytes = 12884901888
 osd_memory_target = 939524096
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
