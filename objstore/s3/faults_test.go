@@ -373,6 +373,39 @@ func TestPutProofs(t *testing.T) {
 
 var errNone = errors.New("none")
 
+// TestKnownDigest: a body that is not what its MD5 says is stored nowhere, whether the server looks or not.
+func TestKnownDigest(t *testing.T) {
+	for _, looks := range []bool{true, false} {
+		s := against(t, func(w http.ResponseWriter, r *http.Request) {
+			b, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			if raw, _ := base64.StdEncoding.DecodeString(r.Header.Get("Content-Md5")); looks && hex.EncodeToString(raw) != sum(b) {
+				w.WriteHeader(400)
+				io.WriteString(w, errorBody("BadDigest"))
+				return
+			}
+			w.Header().Set("ETag", `"`+sum(b)+`"`)
+		})
+		for _, n := range []int{0, 1, 10 << 10, 1 << 20} {
+			b := bytes.Repeat([]byte("x"), n)
+			md := md5.Sum(b)
+			for _, body := range []objstore.Body{objstore.Bytes(b), once(b)} {
+				body.MD5 = md[:]
+				if _, err := s.Put(t.Context(), "k", body, objstore.PutOptions{}); err != nil {
+					t.Errorf("%d bytes: %v", n, err)
+				}
+				body.MD5 = make([]byte, md5.Size)
+				_, err := s.Put(t.Context(), "k", body, objstore.PutOptions{})
+				kind(t, err, objstore.ErrCorrupt)
+				_, err = s.PutPart(t.Context(), "k", "u", 1, body)
+				kind(t, err, objstore.ErrCorrupt)
+			}
+		}
+	}
+}
+
 // TestPartProofs: where nothing in the answer proves a part, its digest is declared before.
 func TestPartProofs(t *testing.T) {
 	b := bytes.Repeat([]byte("a part of some length. "), 2000) // shorter ones are read before they are sent
