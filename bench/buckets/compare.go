@@ -35,8 +35,8 @@ type CompareOptions struct {
 	LargeSize int64
 	Repeat    int
 	Within    time.Duration // no repetition but the first of each size begins that would not end in it; 0: all are made
-	Transfers int    // of rclone
-	Profile   string // file for a profile of the processor's time that Mover's first pass takes; "": none
+	Transfers int           // of rclone
+	Profile   string        // file for a profile of the processor's time that Mover's first pass takes; "": none
 	Out       io.Writer
 	Results   *bench.Results
 }
