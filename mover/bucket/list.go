@@ -18,9 +18,10 @@ import (
 type walk struct {
 	id uint64
 	span
-	pages   int  // listed since it was cut last
-	cutting bool // somebody looks for a place
-	waits   int  // pages before it is worth to look again
+	last    string // nothing lies behind it, as far as is known: where to look for a place to cut
+	pages   int    // listed since it was cut last
+	cutting bool   // somebody looks for a place
+	waits   int    // pages before it is worth to look again
 }
 
 // listed is a page: what lies in span is complete.
@@ -116,7 +117,11 @@ func (l *lister) widest() (best *walk) {
 // part cuts w in two, and queues the part behind. mu is held, but not while the store is asked.
 func (l *lister) part(ctx context.Context, w *walk) error {
 	w.cutting = true
+	whole := w.to
 	s := w.span
+	if w.last != "" {
+		s.to = w.last
+	}
 	l.mu.Unlock()
 	s.after = max(s.after, l.prefix)
 	mid, to, err := split(s, func(after string) (string, bool, error) {
@@ -131,22 +136,20 @@ func (l *lister) part(ctx context.Context, w *walk) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := l.active[w]; !ok || w.to != s.to {
+	if _, ok := l.active[w]; !ok || w.to != whole {
 		return nil // it has ended meanwhile
 	}
-	if to != s.to && w.after < to {
-		w.to = to
-	}
-	if mid == "" || mid <= w.after || w.to != to {
+	w.last = to // its end stays: who looks what is missing looks there too
+	if mid == "" || mid <= w.after {
 		w.waits = 2*w.pages + 1
 		return nil
 	}
 	l.nextID++
-	right := &walk{id: l.nextID, span: span{mid, to}}
+	right := &walk{id: l.nextID, span: span{mid, whole}, last: to}
 	if err := l.cut(w.id, right.id, right.span); err != nil {
 		return err
 	}
-	w.to, w.pages, w.waits = mid, 0, 0
+	w.to, w.last, w.pages, w.waits = mid, "", 0, 0
 	l.queue = append(l.queue, right)
 	l.stir()
 	return nil
