@@ -25,6 +25,7 @@ var (
 	ErrClock     = errors.New("clock")         // clocks differ by too much
 	ErrSlowDown  = errors.New("slow down")     // the store asks for fewer requests
 	ErrTransient = errors.New("tried in vain") // the store or the line failed: another try may succeed
+	ErrKeys      = errors.New("no keys")       // there is nothing to sign with: so it is for every object
 )
 
 // Error is a call that failed.

@@ -56,7 +56,8 @@ var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
 
 // Store implements objstore.Store, and Tagger, Granter, Versioner and Locator.
 type Store struct {
-	bucket   string
+	name     string // for people
+	bucket   string // "": what STS and the instance's metadata use of this
 	endpoint string // with its scheme
 	keys     objstore.Credentials
 	client   *http.Client
@@ -85,6 +86,13 @@ func New(cfg Config) (*Store, error) {
 		return nil, wrong("Endpoint", "%v", err)
 	case !bucketName.MatchString(cfg.Bucket):
 		return nil, wrong("Bucket", "%q is no name of a bucket of BOS: 3 to 63 small letters, digits and hyphens", cfg.Bucket)
+	}
+	return connect(cfg, "bos://"+cfg.Bucket+" at "+endpoint, endpoint)
+}
+
+// connect makes what sends requests to an endpoint.
+func connect(cfg Config, name, endpoint string) (*Store, error) {
+	switch {
 	case cfg.Credentials == nil:
 		return nil, wrong("Credentials", "are needed")
 	case cfg.Timeouts.Dial < 0 || cfg.Timeouts.Answer < 0 || cfg.Timeouts.Stall < 0:
@@ -98,7 +106,7 @@ func New(cfg Config) (*Store, error) {
 		transport = newTransport(cfg)
 	}
 	s := &Store{
-		bucket: cfg.Bucket, endpoint: endpoint, keys: cfg.Credentials, timeouts: cfg.Timeouts,
+		name: name, bucket: cfg.Bucket, endpoint: endpoint, keys: cfg.Credentials, timeouts: cfg.Timeouts,
 		agent:  "mover/" + version.String(),
 		config: &bce.BceClientConfiguration{Endpoint: endpoint, Retry: bce.NewNoRetryPolicy()},
 		client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
@@ -142,10 +150,10 @@ func parseEndpoint(text, bucket string) (string, error) {
 	return u.Scheme + "://" + host, nil
 }
 
-func (s *Store) String() string { return "bos://" + s.bucket + " at " + s.endpoint }
+func (s *Store) String() string { return s.name }
 
 // GoString keeps credentials out of %#v.
-func (s *Store) GoString() string { return s.String() }
+func (s *Store) GoString() string { return s.name }
 
 // Limits implements objstore.Store. A part may have as little as 100 KiB by newer pages; older ones ask for 5 MiB, and for multiples of 1 MiB.
 func (s *Store) Limits() objstore.Limits {

@@ -33,6 +33,7 @@ type call struct {
 	bytes   bool // the answer's body is an object's: it is left to the caller
 	absent  bool // the call is refused where an object is there
 
+	token   string // of the session that has signed it; may be empty
 	header  http.Header
 	status  int
 	length  int64 // of the answer's body; -1: not told
@@ -82,6 +83,9 @@ func (c *call) SendRequest(req *bce.BceRequest, resp *bce.BceResponse) error {
 	if err := req.ClientError(); err != nil {
 		return err
 	}
+	if req.Endpoint() == "" { // functions of BOS set it, others leave it to the client
+		req.SetEndpoint(c.s.endpoint)
+	}
 	if err := c.sign(req); err != nil {
 		c.cause = err
 		return err
@@ -116,11 +120,12 @@ func (c *call) SendRequest(req *bce.BceRequest, resp *bce.BceResponse) error {
 func (c *call) sign(req *bce.BceRequest) error {
 	keys, err := c.s.keys.Keys(c.ctx)
 	if err != nil {
-		return fmt.Errorf("credentials: %w", err)
+		return fmt.Errorf("%w: %w", objstore.ErrKeys, err)
 	}
 	if keys.ID == "" || keys.Secret == "" {
-		return fmt.Errorf("credentials: the access key or its secret is empty: %w", objstore.ErrDenied)
+		return fmt.Errorf("%w: the access key or its secret is empty: %w", objstore.ErrKeys, objstore.ErrDenied)
 	}
+	c.token = keys.Token
 	req.BuildHttpRequest()
 	req.SetHeader(sdkhttp.HOST, req.Host())
 	req.SetHeader(sdkhttp.USER_AGENT, c.s.agent)
@@ -218,7 +223,7 @@ var errStalled = errors.New("no byte came for too long")
 
 // failed makes the error of a call. err is what the SDK said, which is used only where nothing better is known.
 func (c *call) failed(err error) error {
-	e := &objstore.Error{Op: c.op, Store: c.s.String(), Key: c.key, Status: c.status, Code: c.code, Request: c.header.Get("x-bce-request-id")}
+	e := &objstore.Error{Op: c.op, Store: c.s.name, Key: c.key, Status: c.status, Code: c.code, Request: c.header.Get("x-bce-request-id")}
 	switch cause := context.Cause(c.ctx); {
 	case c.caller.Err() != nil:
 		e.Err = context.Cause(c.caller)
@@ -249,6 +254,9 @@ func (c *call) failed(err error) error {
 	}
 	if e.Kind = c.kind(); c.message != "" {
 		e.Err = errors.New(c.message)
+	}
+	if e.Kind == objstore.ErrDenied && objstore.Refused(c.s.keys, c.token) { // a session may end before its time, and HEAD does not say that it has
+		e.Kind = objstore.ErrTransient
 	}
 	return e
 }
@@ -289,11 +297,11 @@ var kinds = map[string]error{
 
 // unclear is the error of an answer that lacks something.
 func (c *call) unclear(format string, args ...any) error {
-	return &objstore.Error{Op: c.op, Store: c.s.String(), Key: c.key, Status: c.status, Request: c.header.Get("x-bce-request-id"),
+	return &objstore.Error{Op: c.op, Store: c.s.name, Key: c.key, Status: c.status, Request: c.header.Get("x-bce-request-id"),
 		Kind: objstore.ErrTransient, Err: fmt.Errorf("the answer is no clear success: "+format, args...)}
 }
 
 // unfit is the error of a call that is not sent.
 func (s *Store) unfit(op, key string, err error) error {
-	return &objstore.Error{Op: op, Store: s.String(), Key: key, Kind: objstore.ErrNotSupported, Err: err}
+	return &objstore.Error{Op: op, Store: s.name, Key: key, Kind: objstore.ErrNotSupported, Err: err}
 }

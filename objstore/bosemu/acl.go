@@ -67,6 +67,9 @@ func (b *bucket) mayRead(account string, o *object) bool {
 
 func (q *request) allowed(n need) error {
 	denied := fail("AccessDenied", "access denied")
+	if q.policy != nil && !q.within(n) {
+		return denied
+	}
 	if n == anAccount || q.bucket == nil {
 		if q.account == "" {
 			return denied

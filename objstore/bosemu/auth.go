@@ -87,7 +87,7 @@ func (q *request) authenticate() error {
 	if !hmac.Equal([]byte(mac), []byte(sig.mac)) {
 		return fail("SignatureDoesNotMatch", "the signature is not the one computed here")
 	}
-	q.account = who.account
+	q.account, q.session, q.policy = who.account, who.token != "", who.policy
 	return nil
 }
 

@@ -21,6 +21,7 @@ import (
 type Config struct {
 	Accounts []Account
 	Buckets  []Bucket
+	Roles    []Role                // for STS
 	Domain   string                // of BUCKET.REGION.DOMAIN and REGION.DOMAIN; "": bcebos.com. Any other host is addressed by path
 	Clock    func() time.Time      // nil: time.Now
 	Dir      string                // a folder for bodies above Limits.Memory; "": all stays in memory
@@ -107,6 +108,12 @@ type Server struct {
 type signer struct {
 	account, secret, token string
 	expires                time.Time
+	policy                 []statement // what a session may do at most; nil: anything
+	issued                 bool        // by STS
+}
+
+func (se Session) signer(account string) signer {
+	return signer{account: account, secret: se.SecretKey, token: se.Token, expires: se.Expires}
 }
 
 // New makes a server of cfg.
@@ -125,7 +132,12 @@ func New(cfg Config) (*Server, error) {
 		}
 		s.signers[a.AccessKey] = signer{account: a.ID, secret: a.SecretKey}
 		for _, se := range a.Sessions {
-			s.signers[se.AccessKey] = signer{a.ID, se.SecretKey, se.Token, se.Expires}
+			s.signers[se.AccessKey] = se.signer(a.ID)
+		}
+	}
+	for i, r := range cfg.Roles {
+		if r.Account == "" || r.Name == "" {
+			return nil, wrong(fmt.Sprintf("Roles[%d]", i), "Account and Name are needed")
 		}
 	}
 	for i, b := range cfg.Buckets {
@@ -177,7 +189,7 @@ func (s *Server) addBucket(b Bucket) (field, text string) {
 func (s *Server) AddSession(account string, se Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.signers[se.AccessKey] = signer{account, se.SecretKey, se.Token, se.Expires}
+	s.signers[se.AccessKey] = se.signer(account)
 }
 
 // Counts tells how often each operation was asked for, well signed or not: GetObject, UploadPart, ...

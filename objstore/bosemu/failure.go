@@ -28,7 +28,7 @@ func fail(code, format string, args ...any) *failure {
 var statuses = map[string]int{
 	"AccessDenied": 403, "InvalidAccessKeyId": 403, "SignatureDoesNotMatch": 403, "RequestTimeTooSkewed": 403, "InvalidSessionToken": 403,
 	"InvalidObjectState": 403, "AccountOverdue": 403,
-	"NoSuchBucket": 404, "NoSuchKey": 404, "NoSuchUpload": 404,
+	"NoSuchBucket": 404, "NoSuchKey": 404, "NoSuchUpload": 404, "RoleNotFound": 404,
 	"MethodNotAllowed": 405, "BucketAlreadyExists": 409, "BucketNotEmpty": 409, "RestoreAlreadyInProgress": 409,
 	"MissingContentLength": 411, "PreconditionFailed": 412, "InvalidRange": 416, "RequestRateLimitExceeded": 429,
 	"InternalError": 500, "NotImplemented": 501, "ServiceUnavailable": 503, "SlowDown": 503,

@@ -23,11 +23,18 @@ type request struct {
 	bucket  *bucket           // nil: the service, or a bucket that is not there
 	query   map[string]string // decoded
 	account string            // who signed; "": nobody
+	session bool              // by a session's keys
+	policy  []statement       // what those may do at most; nil: anything
 	fault   Fault
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.answer(w, r, (*request).serve)
+}
+
+// answer has a request served, and tells of its failure.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, serve func(*request) error) {
 	q := &request{s: s, w: w, r: r, id: newID(), now: s.cfg.Clock()}
 	h := w.Header()
 	h.Set("Server", "BceBos")
@@ -35,7 +42,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("x-bce-request-id", q.id)
 	h.Set("x-bce-debug-id", newID())
 	var f *failure
-	switch err := q.serve(); {
+	switch err := serve(q); {
 	case err == nil:
 	case errors.As(err, &f):
 		q.answerFailure(f)
@@ -59,13 +66,8 @@ func (q *request) serve() error {
 		return err
 	}
 	q.op = operation(q.r, q.name, q.key, q.query)
-	if q.fault = q.ask(); q.fault != (Fault{}) {
-		time.Sleep(q.fault.Delay)
-		if q.fault.refuse(q) {
-			return nil
-		}
-		q.w = &bad{ResponseWriter: q.w, f: q.fault}
-		q.r.Body = &spoilt{ReadCloser: q.r.Body, f: q.fault}
+	if q.suffer() {
+		return nil
 	}
 	op, ok := operations[q.op]
 	if !ok {
@@ -98,6 +100,20 @@ func (q *request) serve() error {
 		}
 	}
 	return op.do(q)
+}
+
+// suffer lets go wrong what is to go wrong with the request. true: it is answered already.
+func (q *request) suffer() bool {
+	if q.fault = q.ask(); q.fault == (Fault{}) {
+		return false
+	}
+	time.Sleep(q.fault.Delay)
+	if q.fault.refuse(q) {
+		return true
+	}
+	q.w = &bad{ResponseWriter: q.w, f: q.fault}
+	q.r.Body = &spoilt{ReadCloser: q.r.Body, f: q.fault}
+	return false
 }
 
 // ask counts the request and learns what is to go wrong with it.

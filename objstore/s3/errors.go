@@ -64,6 +64,10 @@ func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 		e.Err = cause(ctx, err)
 		e.Kind = sentKind(ctx, err, e.Status)
 	}
+	if (e.Kind == objstore.ErrDenied || e.Kind == nil && e.Status == http.StatusBadRequest) && objstore.Refused(s.keys, signed(answer)) {
+		// A session may end before its time, and HEAD does not say that it has.
+		e.Kind = objstore.ErrTransient
+	}
 	if e.Kind == objstore.ErrNotFound && !gone[e.Code] && (e.Code != "NotFound" || e.Request == "") {
 		// A proxy's page, a user that is not known: not that the object is gone, which a flow may act upon.
 		e.Kind, e.Err = nil, errors.Join(e.Err, errors.New("it is not the store that says so, or not of the object"))
@@ -72,6 +76,14 @@ func (s *Store) fail(ctx context.Context, op, key string, err error) error {
 		e.Kind, e.Err = nil, fmt.Errorf("the store points elsewhere (%s), which is not followed: check endpoint and region", place(header))
 	}
 	return e
+}
+
+// signed is the token of the session that signed the request which this answers.
+func signed(answer *smithyhttp.ResponseError) string {
+	if answer == nil || answer.Response == nil || answer.Response.Response == nil || answer.Response.Response.Request == nil {
+		return ""
+	}
+	return answer.Response.Response.Request.Header.Get("X-Amz-Security-Token")
 }
 
 // kindOf sorts what the server has said.

@@ -23,8 +23,8 @@ type Store struct {
 	bucket    *string
 	amazon    bool // the endpoint is one of AWS
 	transport http.RoundTripper
+	keys      objstore.Credentials
 	client    *awss3.Client
-	caller    *caller
 
 	open context.Context // until Close
 	shut context.CancelFunc
@@ -67,8 +67,8 @@ func New(c Config) (*Store, error) {
 		name: "s3://" + c.Bucket + " at " + service.String(), bucket: aws.String(c.Bucket),
 		amazon:    ofAmazon(base),
 		transport: transport,
+		keys:      c.Credentials,
 		client:    newClient(c, base, transport),
-		caller:    newCaller(c, base, transport),
 	}
 	s.open, s.shut = context.WithCancel(context.Background())
 	return s, nil
