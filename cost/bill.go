@@ -27,7 +27,8 @@ type Flow struct {
 	Moves       []Move
 	Unchanged   int64 // what full copies in place of the deltas would have read beside
 	Deltas      int
-	Compression bool // Payload and Wire of the moves are known
+	Compression bool   // Payload and Wire of the moves are known
+	Writes      *int64 // requests that write it, where it lies on objects; nil: one for each of Use.Object bytes
 }
 
 // Kept is recovery points.
@@ -178,7 +179,7 @@ func (b *bill) flow(f *Flow) {
 	if kind, _, _ := strings.Cut(target, "/"); (kind == Objects || kind == Files) && f.InUse > 0 {
 		held = f.InUse
 	}
-	b.stored(it, held, f.Day, began, Measured)
+	b.stored(it, held, f.Day, began, Measured, f.Writes)
 	switch {
 	case points == None:
 	case f.Points == nil:
@@ -186,7 +187,7 @@ func (b *bill) flow(f *Flow) {
 			b.note("recovery points are known at the gateway: ask there what they cost")
 		}
 	case f.Points.Count > 0:
-		b.stored(Item{What: "points", Flow: f.Name, Thing: points, Text: fmt.Sprintf("%d kept", f.Points.Count)}, f.Points.Bytes, f.Day, f.Points.Oldest, Estimated)
+		b.stored(Item{What: "points", Flow: f.Name, Thing: points, Text: fmt.Sprintf("%d kept", f.Points.Count)}, f.Points.Bytes, f.Day, f.Points.Oldest, Estimated, nil)
 	}
 }
 
@@ -197,7 +198,7 @@ func (b *bill) note(text string) {
 }
 
 // stored is bytes that lie somewhere since began.
-func (b *bill) stored(it Item, bytes, day int64, began time.Time, basis Basis) {
+func (b *bill) stored(it Item, bytes, day int64, began time.Time, basis Basis, writes *int64) {
 	it.SoFar, it.ToCome = Part{Bytes: bytes, Basis: basis}, Part{Bytes: bytes, Basis: Estimated}
 	switch it.Thing {
 	case None:
@@ -219,7 +220,7 @@ func (b *bill) stored(it Item, bytes, day int64, began time.Time, basis Basis) {
 	}
 	b.item(it, past, next)
 	if kind, name, _ := strings.Cut(it.Thing, "/"); kind == Objects {
-		b.requests(it.Flow, name, bytes, day, began)
+		b.requests(it.Flow, name, bytes, day, began, writes)
 	}
 }
 
@@ -249,11 +250,14 @@ func (b *bill) objects(bytes int64) int64 {
 }
 
 // requests is the writing of objects, and their reading if that is planned.
-func (b *bill) requests(flow, class string, bytes, day int64, began time.Time) {
+func (b *bill) requests(flow, class string, bytes, day int64, began time.Time, writes *int64) {
 	span := b.ask.Until.Sub(b.ask.Now).Hours() / 24
 	it := Item{What: "requests", Flow: flow, Thing: Request + "/" + class, Text: "an object is written with one",
 		SoFar:  Part{Count: b.objects(bytes), Basis: Estimated},
 		ToCome: Part{Count: b.objects(int64(float64(day)*span)) + int64(b.Use.ReadBack)*b.objects(bytes), Basis: Estimated}}
+	if writes != nil {
+		it.Text, it.SoFar.Count = "as counted", *writes
+	}
 	if b.Use.ReadBack > 0 {
 		it.Text += ", and read with one"
 	}

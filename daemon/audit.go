@@ -158,7 +158,7 @@ func (a *audited) Do(ctx context.Context, verb string, r control.Request, progre
 		asked.Details["set"] = r.Set
 	}
 	switch verb {
-	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw, control.Point, control.Manifest: // harmless, or must not be held up
+	case control.Pause, control.Resume, control.Sync, control.Verify, control.Thaw, control.Point, control.Manifest, control.Plan: // harmless, or must not be held up
 		a.note(asked)
 	default:
 		if err := a.log.trail.Require(asked); err != nil {
@@ -310,7 +310,9 @@ func changes(old, s mover.Status) (out []audit.Record) {
 	if s.Gap != "" && (s.Gap != old.Gap || s.Rescans > old.Rescans) {
 		say("flow.gap", map[string]any{"why": s.Gap, "rescans": s.Rescans})
 	}
-	if s.State != old.State && (s.State == mover.Stopped || s.State == mover.Frozen || s.State == mover.Done) {
+	if s.Bucket != nil {
+		bucketChanges(old, s, say)
+	} else if s.State != old.State && (s.State == mover.Stopped || s.State == mover.Frozen || s.State == mover.Done) {
 		say("flow."+string(s.State), map[string]any{"why": s.Reason})
 	}
 	if s.Conns > 0 && old.Conns == 0 {
@@ -320,4 +322,28 @@ func changes(old, s mover.Status) (out []audit.Record) {
 		say("link.down", map[string]any{"role": s.Role})
 	}
 	return out
+}
+
+// bucketChanges are those of a bucket flow: each state but the turns of passes and pauses between them, each reason for which it does not begin or go on, and whether
+// its keys are renewed.
+func bucketChanges(old, s mover.Status, say func(event string, d map[string]any)) {
+	turns := func(st mover.State) bool { return st == mover.Idle || st == mover.Passing || st == mover.Settling }
+	switch {
+	case turns(s.State):
+		if old.State != "" && !turns(old.State) {
+			say("flow.moving", map[string]any{"pass": s.Bucket.Pass})
+		}
+	case s.State == mover.Connecting && old.State == "": // it has just started
+	case s.State != old.State, s.State == mover.Stopped && s.Reason != old.Reason:
+		say("flow."+string(s.State), map[string]any{"why": s.Reason})
+	}
+	for _, end := range []string{"source", "target"} {
+		var was, is mover.BucketKeys
+		if is = s.Bucket.Keys[end]; old.Bucket != nil {
+			was = old.Bucket.Keys[end]
+		}
+		if (is.Trouble == "") != (was.Trouble == "") {
+			say("flow.keys", map[string]any{"end": end, "renewed": is.Trouble == "", "why": is.Trouble, "left_seconds": int64(is.Left)})
+		}
+	}
 }

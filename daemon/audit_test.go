@@ -161,3 +161,42 @@ func TestHandOverIsRecorded(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// What becomes of a bucket flow is in the trail: each refused start with its reason, each state but the turns of passes, and its keys.
+func TestBucketChanges(t *testing.T) {
+	trouble := map[string]mover.BucketKeys{"target": {Trouble: "nobody answers", Left: 60}}
+	at := func(state mover.State, reason string, keys map[string]mover.BucketKeys) mover.Status {
+		return mover.Status{Flow: "photos", State: state, Reason: reason, Bucket: &mover.Bucket{Pass: 3, Keys: keys}}
+	}
+	steps := []struct {
+		s    mover.Status
+		want string
+	}{
+		{at(mover.Connecting, "it has just started", nil), ""},
+		{at(mover.Stopped, "claim", nil), "flow.stopped claim"},
+		{at(mover.Stopped, "claim", nil), ""},
+		{at(mover.Stopped, "region", nil), "flow.stopped region"},
+		{at(mover.Passing, "", nil), "flow.moving"},
+		{at(mover.Idle, "next pass in 5m", nil), ""},
+		{at(mover.Passing, "", trouble), "flow.keys nobody answers"},
+		{at(mover.Connecting, "no keys", trouble), "flow.connecting no keys"},
+		{at(mover.Connecting, "no keys: other words", trouble), ""},
+		{at(mover.Passing, "", nil), "flow.moving, flow.keys"},
+		{at(mover.Paused, "by the operator", nil), "flow.paused by the operator"},
+		{at(mover.Idle, "", nil), "flow.moving"},
+		{at(mover.Settling, "", nil), ""},
+		{at(mover.Done, "cut over", nil), "flow.done cut over"},
+	}
+	var old mover.Status
+	for i, step := range steps {
+		var got []string
+		for _, r := range changes(old, step.s) {
+			why, _ := r.Details["why"].(string)
+			got = append(got, strings.TrimSpace(r.Event+" "+why))
+		}
+		if strings.Join(got, ", ") != step.want {
+			t.Errorf("step %d: %q, want %q", i, got, step.want)
+		}
+		old = step.s
+	}
+}

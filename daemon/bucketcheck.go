@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -18,17 +19,19 @@ const checkLimit = 30 * time.Second
 // bucket looks at both ends of a bucket flow. Nothing is written, so whether the target can be is found out by the first pass.
 func (c *checks) bucket(ctx context.Context, s *config.Source, f config.BucketFlow) {
 	what := "bucket flow " + f.Name
+	keys := newKeyring(slog.New(slog.DiscardHandler))
+	defer func() { _ = keys.close() }()
 	for i, e := range []config.End{f.From, f.To} {
-		if err := c.end(ctx, what, s, e, i == 0, f.Claim); err != nil {
+		if err := c.end(ctx, what, s, keys, e, i == 0, f.Claim); err != nil {
 			c.bad(what, fmt.Errorf("%s: %w", []string{"from", "to"}[i], err))
 		}
 	}
 }
 
-func (c *checks) end(ctx context.Context, what string, s *config.Source, e config.End, source, claim bool) error {
+func (c *checks) end(ctx context.Context, what string, s *config.Source, keys *keyring, e config.End, source, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	store, regions, err := driver(e, s, true)
+	store, regions, err := driver(e, s, keys, true)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ import (
 type buckets struct {
 	flows []*bucketFlow
 	queue *bucket.Server
+	keys  *keyring
 }
 
 // bucketFlow is one of them.
@@ -41,6 +42,7 @@ type bucketFlow struct {
 	c    config.BucketFlow
 	c0   *config.Source
 	here machine
+	keys *keyring
 
 	mu     sync.Mutex // guards all below
 	meters [2]*meter.Store
@@ -52,7 +54,7 @@ const bucketMemory = 112 << 20
 
 func openBuckets(o Options, here machine) (_ *buckets, err error) {
 	c := o.Config.Source
-	b := &buckets{}
+	b := &buckets{keys: newKeyring(o.Log.Logger)}
 	if len(c.Buckets) == 0 {
 		return b, nil
 	}
@@ -65,8 +67,13 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 		return nil, err
 	}
 	for _, f := range c.Buckets {
-		flow := &bucketFlow{o: o, c: f, c0: c, here: here}
-		if flow.Flow, err = flow.make(filepath.Join(home, f.Name), b.queue); err != nil {
+		flow := &bucketFlow{o: o, c: f, c0: c, here: here, keys: b.keys}
+		cfg, err := flow.config(filepath.Join(home, f.Name))
+		if err == nil {
+			cfg.Dial = b.queue.Dial
+			flow.Flow, err = bucket.NewFlow(cfg)
+		}
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("bucket flow %s: %w", f.Name, err), b.close())
 		}
 		b.flows = append(b.flows, flow)
@@ -74,23 +81,24 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 	return b, nil
 }
 
-func (f *bucketFlow) make(home string, queue *bucket.Server) (*bucket.Flow, error) {
+// config is what the engine is told, but for its queue.
+func (f *bucketFlow) config(home string) (bucket.FlowConfig, error) {
 	c := f.c
 	filter, err := bucket.NewFilter(c.Include, c.Exclude)
 	if err != nil {
-		return nil, err
+		return bucket.FlowConfig{}, err
 	}
 	from, to := describe(c.From), describe(c.To)
 	cfg := bucket.FlowConfig{
-		Name: c.Name, Dir: home, Identity: from + " to " + to, From: from, To: to, Dial: queue.Dial, Filter: filter, Deletes: c.Deletes == "follow", Claim: c.Claim,
-		Interval: time.Duration(c.Interval), Objects: c.Limits.Objects, Log: f.o.Log.With("flow", c.Name), Counts: f.counts, Open: f.open,
+		Name: c.Name, Dir: home, Identity: from + " to " + to, From: from, To: to, Filter: filter, Deletes: c.Deletes == "follow", Claim: c.Claim,
+		Interval: time.Duration(c.Interval), Objects: c.Limits.Objects, Log: f.o.Log.With("flow", c.Name), Counts: f.counts, Open: f.open, Note: f.o.Log.note,
 		Copy: bucket.CopyConfig{Memory: int64(c.Limits.Memory), FromPrefix: c.From.Prefix(), ToPrefix: c.To.Prefix(), Class: c.Class, Escape: c.EscapeKeys, Grants: c.Grants,
 			Part: min(16<<20, int64(c.Limits.Memory)/4), Pace: pace(int64(c.Limits.Rate))},
 	}
 	if len(c.Cutover.StopHook) > 0 {
 		cfg.Stopper = &bucketStopper{c: c, run: string(f.c0.Run), o: f.o}
 	}
-	return bucket.NewFlow(cfg)
+	return cfg, nil
 }
 
 // describe names an end for people, and in the ledger.
@@ -145,7 +153,7 @@ func (f *bucketFlow) open(context.Context) (from, to bucket.End, err error) {
 }
 
 func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
-	s, regions, err := driver(e, f.c0, i == 0)
+	s, regions, err := driver(e, f.c0, f.keys, i == 0)
 	if err != nil {
 		return bucket.End{}, err
 	}
@@ -162,20 +170,24 @@ func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
 }
 
 // driver is the only place that knows the drivers. regions: where its bucket may be; nil: anywhere.
-func driver(e config.End, c *config.Source, source bool) (_ objstore.Store, regions []string, err error) {
-	switch {
-	case e.Dir != nil:
+func driver(e config.End, c *config.Source, keys *keyring, source bool) (_ objstore.Store, regions []string, err error) {
+	if e.Dir != nil {
 		s, err := dir.Open(dir.Config{Path: string(e.Dir.Path), ReadOnly: source})
 		return s, nil, err
-	case e.BOS != nil:
-		cfg := bos.Config{Endpoint: e.BOS.Endpoint, Bucket: e.BOS.Bucket, Credentials: e.BOS.Credentials.Keys()}
+	}
+	credentials, err := keys.of(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	if e.BOS != nil {
+		cfg := bos.Config{Endpoint: e.BOS.Endpoint, Bucket: e.BOS.Bucket, Credentials: credentials}
 		if cfg.RootCAs, err = authorities(e.BOS.CA); err != nil {
 			return nil, nil, err
 		}
 		s, err := bos.New(cfg)
 		return s, c.Allowed(), err
 	}
-	cfg := s3.Config{Endpoint: e.S3.Endpoint, Region: e.S3.Region, Bucket: e.S3.Bucket, PathStyle: e.S3.PathStyle, Credentials: e.S3.Credentials.Keys()}
+	cfg := s3.Config{Endpoint: e.S3.Endpoint, Region: e.S3.Region, Bucket: e.S3.Bucket, PathStyle: e.S3.PathStyle, Credentials: credentials}
 	pool, err := authorities(e.S3.CA)
 	if err != nil {
 		return nil, nil, err
@@ -303,6 +315,25 @@ func (s *bucketStopper) Start() error {
 	return h.Thaw()
 }
 
+// Status tells how the flow stands, and the sessions of its ends.
+func (f *bucketFlow) Status() mover.Status {
+	s := f.Flow.Status()
+	for name, e := range map[string]config.End{"source": f.c.From, "target": f.c.To} {
+		k, used := f.keys.state(e)
+		if !used {
+			continue
+		}
+		if s.Bucket.Keys == nil {
+			s.Bucket.Keys = map[string]mover.BucketKeys{}
+		}
+		s.Bucket.Keys[name] = k
+		if s.Reason == "" && k.Left == 0 && k.Trouble != "" { // requests wait for them
+			s.Reason = "there are no keys for the " + name + ": " + k.Trouble
+		}
+	}
+	return s
+}
+
 func (b *buckets) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, f := range b.flows {
@@ -315,7 +346,7 @@ func (b *buckets) close() error {
 	if b.queue != nil {
 		b.queue.Close()
 	}
-	return nil
+	return b.keys.close()
 }
 
 func (b *buckets) flow(name string) *bucketFlow {
@@ -358,6 +389,9 @@ func (f *bucketFlow) do(ctx context.Context, verb string, r control.Request, pro
 	case control.Manifest:
 		c, path, err := f.Manifest(r.To)
 		return text(err, "is in %s: %d objects, %d bytes, %d others; root %s", path, c.Objects, c.Bytes, c.Others, c.Root)
+	case control.Plan:
+		plan, err := f.Plan(ctx, f.openToRead, progress)
+		return f.priced(plan, err)
 	case control.Objects:
 		objects, next, err := f.Objects(ctx, r.After, r.Outcomes)
 		return control.Result{Objects: objects, Next: next}, err

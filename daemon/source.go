@@ -142,7 +142,11 @@ func (s *source) beat() []mover.Pulse {
 		all := sums[key]
 		sums[key] = mover.Pulse{Flow: key, Done: all.Done + one.Done, Working: all.Working || one.Working}
 	}
-	return slices.Collect(maps.Values(sums))
+	all := slices.Collect(maps.Values(sums))
+	for _, f := range s.buckets.flows {
+		all = append(all, f.Pulse())
+	}
+	return all
 }
 
 func (s *source) totals() []metrics.Total { return nil }
@@ -197,7 +201,7 @@ func (s *source) Do(ctx context.Context, verb string, r control.Request, progres
 	if f := s.buckets.flow(r.Flow); f != nil {
 		return f.do(ctx, verb, r, progress)
 	}
-	if verb == control.Manifest || verb == control.Objects {
+	if verb == control.Manifest || verb == control.Objects || verb == control.Plan {
 		if slices.ContainsFunc(s.Status(), func(f mover.Status) bool { return f.Flow == r.Flow }) {
 			return control.Result{}, usagef("%s is for bucket flows; %s moves a volume", verb, r.Flow)
 		}

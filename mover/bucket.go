@@ -1,5 +1,7 @@
 package mover
 
+import "time"
+
 // Bucket is what a bucket flow tells beside the rest of its Status. Counts without another word are of the pass that is under way, or of the last one.
 type Bucket struct {
 	Pass    uint64 `json:"pass"` // number; 0: none has begun
@@ -28,6 +30,17 @@ type Bucket struct {
 	Sent   int64                   `json:"sent_bytes"` // since start
 	Passes int64                   `json:"passes"`     // ended since start
 	Stores map[string]BucketCounts `json:"stores,omitempty"`
+	Keys   map[string]BucketKeys   `json:"keys,omitempty"` // of the ends, source or target, that use a session's
+}
+
+// BucketKeys is how the session stands whose keys an end uses.
+type BucketKeys struct {
+	Issuer  string    `json:"issuer"`
+	Ends    time.Time `json:"ends,omitzero"`     // zero: none has begun
+	Left    float64   `json:"left_seconds"`      // until then
+	Renewed uint64    `json:"renewed"`           // times since start
+	Failed  uint64    `json:"failed"`            // times that it was tried in vain
+	Trouble string    `json:"trouble,omitempty"` // why it cannot be renewed now
 }
 
 // BucketCounts is what was asked of one end, source or target, since start.
@@ -55,6 +68,14 @@ type BucketReport struct {
 	Manifest string   `json:"manifest,omitempty"`
 	Root     string   `json:"manifest_root,omitempty"`
 	Unproven string   `json:"unproven,omitempty"` // why it is not proven that the writers stood still
+}
+
+// How tells by what both ends were compared.
+func (b *BucketReport) How() string {
+	if b.Read {
+		return "digest"
+	}
+	return "size and ETag"
 }
 
 // BucketObject is one object of a bucket flow's ledger.

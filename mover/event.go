@@ -37,6 +37,27 @@ type EndedPass struct {
 	Generation  string `json:"generation,omitempty"`
 	Consistency string `json:"consistency,omitempty"`
 	Moved       Moved  `json:"moved"`
+
+	Bucket *BucketPass `json:"bucket,omitempty"` // of a bucket flow: objects
+}
+
+// BucketPass is what a pass of a bucket flow, or several, came to. What is not of the pass is how it stood after the last one.
+type BucketPass struct {
+	Listed   int64 `json:"listed_objects"` // by the last one
+	Copied   int64 `json:"copied_objects"` // by all
+	Vanished int64 `json:"vanished_objects"`
+	Deleted  int64 `json:"deleted_objects"`
+	Objects  int64 `json:"objects"` // at the target
+	Bytes    int64 `json:"bytes"`
+	Refused  int64 `json:"refused_objects"`
+	Failed   int64 `json:"failed_objects"`
+	Partly   int64 `json:"partly_objects"`
+}
+
+// Join takes in a later one.
+func (b BucketPass) Join(later BucketPass) BucketPass {
+	later.Copied, later.Vanished, later.Deleted = later.Copied+b.Copied, later.Vanished+b.Vanished, later.Deleted+b.Deleted
+	return later
 }
 
 // Moved tells what became of the bytes that were looked at, each exactly once:

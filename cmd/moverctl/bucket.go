@@ -166,6 +166,21 @@ func bucketText(b *mover.Bucket) string {
 	return text
 }
 
+// keysText is how the session of an end stands.
+func keysText(end string, k mover.BucketKeys) string {
+	text := "of the " + end + ": none yet"
+	switch {
+	case k.Left > 0:
+		text = fmt.Sprintf("of the %s: end in %s, renewed before", end, units.Duration(seconds(k.Left)))
+	case !k.Ends.IsZero():
+		text = "of the " + end + ": have ended"
+	}
+	if k.Trouble != "" {
+		text += "; NOT RENEWED: " + k.Trouble
+	}
+	return text
+}
+
 func printBucketReport(w io.Writer, r *mover.Report) {
 	b := r.Bucket
 	verdict := map[string]string{"verify": "found what was written there", "cutover": "done: the target has what the source had"}[r.Kind]

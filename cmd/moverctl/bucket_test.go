@@ -180,6 +180,21 @@ func TestBucketFlow(t *testing.T) {
 		t.Errorf("manifest: %d lines, %v", bytes.Count(manifest, []byte("\n")), err)
 	}
 
+	// The report tells of it, in each form.
+	page := filepath.Join(w.dir, "report.html")
+	w.must(0, "source", "report", "photos", "--html", page)
+	html, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for form, out := range map[string]string{"text": w.must(0, "source", "report", "photos"), "json": w.must(0, "source", "report", "photos", "-o", "json"), "html": string(html)} {
+		for _, want := range []string{r.Bucket.Root, map[bool]string{true: `"first"`, false: "first pass"}[form == "json"], map[bool]string{true: `"final"`, false: "final pass"}[form == "json"]} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s does not tell %s:\n%s", form, want, out)
+			}
+		}
+	}
+
 	// It stays cut over, whatever is written to the source; and it is known who did that.
 	w.end("source")
 	if err := os.WriteFile(filepath.Join(from, "late"), []byte("x"), 0o600); err != nil {

@@ -101,7 +101,7 @@ func newRoot(t *terminal) *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.socket, "socket", "s", "", "control socket (default: the one that exists of "+sourceSocket+" and "+gatewaySocket+")")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
 	root.AddCommand(a.statusCmd(), a.watchCmd(), a.cutoverCmd(), a.pointCmd(), a.verifyCmd(), a.syncCmd(), a.flushCmd(), a.pauseCmd(), a.resumeCmd(),
-		a.rollbackCmd(), a.thawCmd(), a.claimCmd(), a.pointsCmd(), a.restoreCmd(), a.exportCmd(), a.serveCmd(), a.finishCmd(), a.checkCmd(), a.discoverCmd(), a.pkiCmd(), a.auditCmd(), a.reportCmd(), a.costCmd(), a.lineCmd(), a.manifestCmd(), a.objectsCmd(), a.versionCmd())
+		a.rollbackCmd(), a.thawCmd(), a.claimCmd(), a.pointsCmd(), a.restoreCmd(), a.exportCmd(), a.serveCmd(), a.finishCmd(), a.checkCmd(), a.discoverCmd(), a.pkiCmd(), a.auditCmd(), a.reportCmd(), a.costCmd(), a.lineCmd(), a.manifestCmd(), a.objectsCmd(), a.planCmd(), a.versionCmd())
 	a.completeFlows(root)
 	return root
 }

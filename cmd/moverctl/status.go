@@ -257,6 +257,11 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 	}
 	if b := s.Bucket; b != nil {
 		add("changed", bucketText(b))
+		for _, end := range []string{"source", "target"} {
+			if k, ok := b.Keys[end]; ok {
+				add("keys", keysText(end, k))
+			}
+		}
 	}
 	if s.DirtyRate >= 1 {
 		add("changes", units.Rate(s.DirtyRate)+" are being written")

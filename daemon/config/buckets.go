@@ -76,9 +76,11 @@ type BOSEnd struct {
 
 // Credentials says where keys come from: exactly one of these. The keys never stand in the config.
 type Credentials struct {
-	File    File   `yaml:"file,omitempty"`    // with access-key, secret-key and maybe token, which nobody but its owner may read
-	Env     string `yaml:"env,omitempty"`     // NAME_ACCESS_KEY, NAME_SECRET_KEY and maybe NAME_TOKEN
-	Systemd string `yaml:"systemd,omitempty"` // name of a LoadCredential with such a file
+	File     File   `yaml:"file,omitempty"`     // with access-key, secret-key and maybe token, which nobody but its owner may read
+	Env      string `yaml:"env,omitempty"`      // NAME_ACCESS_KEY, NAME_SECRET_KEY and maybe NAME_TOKEN
+	Systemd  string `yaml:"systemd,omitempty"`  // name of a LoadCredential with such a file
+	Instance bool   `yaml:"instance,omitempty"` // of BOS: those of the role of the BCC instance that this is
+	STS      *STS   `yaml:"sts,omitempty"`      // with these keys, which gives those that are used
 }
 
 // MainlandRegions are where buckets may be unless source.regions says otherwise.
@@ -211,7 +213,7 @@ func (v *validator) end(s *Source, key string, e End) {
 			v.bad(key+".dir.path", "%s is no folder", e.Dir.Path)
 		}
 	case e.S3 != nil:
-		v.bucket(key+".s3", e.S3.Bucket, e.S3.CA, e.S3.Credentials)
+		v.bucket(s, key+".s3", e.S3.Bucket, e.S3.CA, e)
 		if e.S3.Endpoint == "" && e.S3.Region == "" {
 			v.bad(key+".s3.endpoint", "is missing; write it as in https://rgw.example, or name the region of AWS")
 		}
@@ -221,7 +223,7 @@ func (v *validator) end(s *Source, key string, e End) {
 			}
 		}
 	case e.BOS != nil:
-		v.bucket(key+".bos", e.BOS.Bucket, e.BOS.CA, e.BOS.Credentials)
+		v.bucket(s, key+".bos", e.BOS.Bucket, e.BOS.CA, e)
 		if e.BOS.Endpoint == "" {
 			v.bad(key+".bos.endpoint", "is missing; write it as in bj.bcebos.com")
 		}
@@ -247,24 +249,32 @@ func (s *Source) Allowed() []string {
 	return s.Regions
 }
 
-func (v *validator) bucket(key, name string, ca File, c Credentials) {
+func (v *validator) bucket(s *Source, key, name string, ca File, e End) {
 	if name == "" {
 		v.bad(key+".bucket", "is missing")
 	}
 	if ca != "" && !v.other(key) {
 		v.readable(key+".ca", ca)
 	}
-	given := 0
-	for _, s := range []string{string(c.File), c.Env, c.Systemd} {
-		if s != "" {
+	c, given := e.Credentials(), 0
+	for _, there := range []bool{c.File != "", c.Env != "", c.Systemd != "", c.Instance} {
+		if there {
 			given++
 		}
 	}
 	if given != 1 {
-		v.bad(key+".credentials", "needs exactly one of file, env, systemd; it has %d", given)
+		v.bad(key+".credentials", "needs exactly one of file, env, systemd, instance; it has %d", given)
 		return
 	}
-	if v.other(key) {
+	switch {
+	case c.Instance && e.BOS == nil:
+		v.bad(key+".credentials.instance", "is for bos: only Baidu's instances are asked")
+	case c.Instance && c.STS != nil:
+		v.bad(key+".credentials.sts", "an instance's keys are those of a session already")
+	case c.STS != nil:
+		v.sts(s, key+".credentials.sts", e)
+	}
+	if v.other(key) || c.Instance {
 		return
 	}
 	if _, err := c.Read(); err != nil {

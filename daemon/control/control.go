@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/moverd/mover/cost"
 	"github.com/moverd/mover/daemon/report"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
@@ -34,10 +35,11 @@ const (
 
 	Manifest = "manifest" // of a bucket flow: written to To, or to its folder
 	Objects  = "objects"  // of a bucket flow: those with one of Outcomes, behind After
+	Plan     = "plan"     // of a bucket flow: what a pass would do
 )
 
 // Verbs lists all of them.
-var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point, Lines, Manifest, Objects}
+var Verbs = []string{Pause, Resume, Sync, Cutover, Rollback, Verify, Thaw, Claim, Points, Restore, Export, Serve, Finish, Report, Point, Lines, Manifest, Objects, Plan}
 
 // FreezeStep is the step of a cutover from which on a lost client changes nothing.
 const FreezeStep = "freeze"
@@ -93,6 +95,8 @@ type Result struct {
 	Lines   []mover.LineStatus    `json:"lines,omitempty"`
 	Objects []mover.BucketObject  `json:"objects,omitempty"`
 	Next    []byte                `json:"next,omitempty"` // objects: After of the next page; empty: this was the last
+	Plan    *mover.BucketPlan     `json:"plan,omitempty"`
+	Cost    *cost.Answer          `json:"cost,omitempty"` // plan: of what it would do, where prices are configured
 }
 
 // Failure is an error on its way through JSON. A report may come with it: of what differed.

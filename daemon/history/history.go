@@ -113,6 +113,10 @@ func join(sum, e *mover.Event) {
 	p := *sum.Pass // a reader may have the old one
 	p.Passes, p.Epoch = p.Passes+e.Pass.Passes, e.Pass.Epoch
 	p.Moved.Add(e.Pass.Moved)
+	if p.Bucket != nil && e.Pass.Bucket != nil {
+		b := p.Bucket.Join(*e.Pass.Bucket)
+		p.Bucket = &b
+	}
 	sum.Pass = &p
 }
 
@@ -293,6 +297,11 @@ func shorter(r *mover.Report) *mover.Report {
 	c.Unreadable = c.Unreadable[:min(len(c.Unreadable), listLimit)]
 	c.Worse = c.Worse[:min(len(c.Worse), listLimit)]
 	c.Error = c.Error[:min(len(c.Error), textLimit)]
+	if r.Bucket != nil {
+		b := *r.Bucket
+		b.Examples = b.Examples[:min(len(b.Examples), listLimit)]
+		c.Bucket = &b
+	}
 	c.Members = nil
 	for _, m := range r.Members {
 		c.Members = append(c.Members, shorter(m))

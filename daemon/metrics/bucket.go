@@ -32,6 +32,9 @@ var buckets = []bucketMetric{
 var (
 	bucketCalls  = prometheus.NewDesc("mover_bucket_store_calls_total", "Calls of an end's store, tries again included.", []string{"flow", "end"}, nil)
 	bucketErrors = prometheus.NewDesc("mover_bucket_store_errors_total", "Calls that failed, by kind.", []string{"flow", "end", "kind"}, nil)
+	keysLeft     = prometheus.NewDesc("mover_bucket_keys_left_seconds", "Until the session ends whose keys an end uses; absent without one.", []string{"flow", "end"}, nil)
+	keysRenewed  = prometheus.NewDesc("mover_bucket_keys_renewed_total", "Sessions that were given to an end.", []string{"flow", "end"}, nil)
+	keysFailed   = prometheus.NewDesc("mover_bucket_keys_failed_total", "Times that one was asked for in vain.", []string{"flow", "end"}, nil)
 )
 
 func bucketDescs() (all []*prometheus.Desc) {
@@ -43,7 +46,8 @@ func bucketDescs() (all []*prometheus.Desc) {
 
 // bucketNames are those of collectBucket.
 func bucketNames() []string {
-	names := []string{"mover_bucket_store_calls_total", "mover_bucket_store_errors_total"}
+	names := []string{"mover_bucket_store_calls_total", "mover_bucket_store_errors_total", "mover_bucket_keys_left_seconds", "mover_bucket_keys_renewed_total",
+		"mover_bucket_keys_failed_total"}
 	for _, m := range buckets {
 		names = append(names, m.name)
 	}
@@ -59,5 +63,10 @@ func (c *Collector) collectBucket(ch chan<- prometheus.Metric, flow string, b *m
 		for kind, k := range n.Errors {
 			ch <- prometheus.MustNewConstMetric(bucketErrors, counter, float64(k), flow, end, kind)
 		}
+	}
+	for end, k := range b.Keys {
+		ch <- prometheus.MustNewConstMetric(keysLeft, gauge, k.Left, flow, end)
+		ch <- prometheus.MustNewConstMetric(keysRenewed, counter, float64(k.Renewed), flow, end)
+		ch <- prometheus.MustNewConstMetric(keysFailed, counter, float64(k.Failed), flow, end)
 	}
 }

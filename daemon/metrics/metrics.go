@@ -168,7 +168,7 @@ func Names() []string {
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.state
 	ch <- c.track
-	for _, all := range [][]*prometheus.Desc{c.descs, c.groups, c.buckets, {bucketCalls, bucketErrors}} {
+	for _, all := range [][]*prometheus.Desc{c.descs, c.groups, c.buckets, {bucketCalls, bucketErrors, keysLeft, keysRenewed, keysFailed}} {
 		for _, d := range all {
 			ch <- d
 		}

@@ -28,7 +28,8 @@ func flowsForTest() []mover.Status {
 		{Flow: "photos", Role: "source", Size: 1 << 30, State: mover.Passing, Rate: 4e6, Pass: &mover.Pass{Kind: "first", Total: 1000, Read: 800, Acked: 600},
 			Bucket: &mover.Bucket{Pass: 1, Listing: true, Listed: 20, ListedBytes: 2000, Left: 1, Planned: 15, PlannedBytes: 1000, Copied: 9, CopiedBytes: 600, Objects: 9, Bytes: 600,
 				Refused: 2, Failed: 1, Partly: 3, Sent: 700, Passes: 4, Stores: map[string]mover.BucketCounts{"source": {Calls: 30},
-					"target": {Calls: 12, Errors: map[string]uint64{"slow down": 2}}}}},
+					"target": {Calls: 12, Errors: map[string]uint64{"slow down": 2}}},
+				Keys: map[string]mover.BucketKeys{"target": {Left: 1200, Renewed: 3, Failed: 1}}}},
 	}
 }
 

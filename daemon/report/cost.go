@@ -197,6 +197,10 @@ func (d *Document) costFlow(f *Flow) cost.Flow {
 	if d.Role == "gateway" {
 		out.Points = f.kept()
 	}
+	if b := f.Status.Bucket; b != nil { // what lies there is known, and each copy was a request at least
+		writes := f.copied()
+		out.Size, out.InUse, out.Unchanged, out.Deltas, out.Writes = b.Bytes, b.Bytes, 0, 0, &writes
+	}
 	return out
 }
 

@@ -133,7 +133,7 @@ func (f *Flow) count(e *mover.Event) {
 	}
 	f.Moved.Add(e.Pass.Moved)
 	switch e.Pass.Kind {
-	case "full":
+	case "full", "first":
 		f.Passes.Full += n
 	case "rescan":
 		f.Passes.Rescan += n
@@ -199,6 +199,7 @@ var words = map[string]string{
 	"rollback": "rollback", "finish": "finished", "claim": "claim", "restore": "restore", "export": "export", "serve": "served", "points": "point changed",
 	"pause": "paused", "resume": "resumed", "sync": "sync", "thaw": "thaw", "thaw.stale": "stale freeze thawed", "link.up": "link up", "link.down": "link down",
 	"flow.stopped": "flow stopped", "flow.frozen": "writers stopped", "flow.done": "cut over", "flow.released": "target handed over", "flow.gap": "history lost",
+	"flow.paused": "paused", "flow.connecting": "waits for an end", "flow.moving": "goes on", "flow.keys": "keys", "manifest": "manifest", "plan": "plan",
 	"daemon.start": "daemon started", "daemon.stop": "daemon stopped", "daemon.unclean": "unclean stop before", "config.reload": "config reloaded",
 	"history.dropped": "history incomplete",
 }

@@ -50,6 +50,7 @@ type page struct {
 	Older       int // pauses that are not shown
 	PointPauses string
 	Proofs      []proof
+	Objects     []proof       // of bucket flows
 	Happened    []mover.Event // newest first
 	Earlier     int
 }
@@ -105,7 +106,9 @@ func (d *Document) HTML(w io.Writer) error {
 	p.pauses()
 	for i := range d.Flows {
 		f := &d.Flows[i]
-		if r := f.Last("cutover", "rehearsal", "verify"); r != nil && (r.SourceRoot != "" || r.TargetRoot != "") {
+		if r := f.Last("cutover", "verify"); r != nil && r.Bucket != nil && r.Bucket.Pass > 0 {
+			p.Objects = append(p.Objects, proof{f.Status.Flow, r, r.OK})
+		} else if r := f.Last("cutover", "rehearsal", "verify"); r != nil && (r.SourceRoot != "" || r.TargetRoot != "") {
 			p.Proofs = append(p.Proofs, proof{f.Status.Flow, r, r.OK && r.SourceRoot == r.TargetRoot})
 		}
 	}
@@ -139,7 +142,7 @@ func (p *page) headline() {
 			if !r.OK {
 				lost++
 			}
-			if r.OK && r.SourceRoot == r.TargetRoot {
+			if r.OK && (r.SourceRoot == r.TargetRoot || r.Bucket != nil) {
 				equal++
 				if r.Kind == "rehearsal" {
 					rehearsed++
@@ -149,29 +152,29 @@ func (p *page) headline() {
 		if s.State == mover.Done {
 			over++
 		}
-		if !s.PointTime.IsZero() || s.PointEpoch > 0 {
+		if !s.PointTime.IsZero() || s.PointEpoch > 0 || s.Bucket != nil && f.Passes.Full > 0 {
 			at++
 		}
 	}
 	n := len(p.Flows)
 	switch {
 	case over == n && equal == n:
-		p.Headline = "Cut over at " + stamp(when) + "; both ends were read back and are equal."
+		p.Headline = "Cut over at " + stamp(when) + "; both ends were compared and are equal."
 	case over == n:
 		p.Headline = "Cut over; the target was handed over."
 		if p.Gateway {
 			p.Headline = "Cut over; the source's report has the comparison."
 		}
 	case over > 0:
-		p.Tone, p.Headline = "bad", fmt.Sprintf("%d of %d volumes are cut over.", over, n)
+		p.Tone, p.Headline = "bad", fmt.Sprintf("%d of %d flows are cut over.", over, n)
 	case lost > 0:
 		p.Tone, p.Headline = "warn", "The last cutover or rehearsal, at "+stamp(when)+", was not done; the source is in use."
 	case rehearsed == n:
 		p.Headline = "Rehearsed at " + stamp(when) + ": both ends were equal. The source is in use and replicated."
 	case at == n:
-		p.Headline = "Every volume has been moved once; changes follow."
+		p.Headline = "All has been moved once; changes follow."
 	case at > 0:
-		p.Tone, p.Headline = "warn", fmt.Sprintf("%d of %d volumes have been moved once.", at, n)
+		p.Tone, p.Headline = "warn", fmt.Sprintf("%d of %d flows have been moved once.", at, n)
 	default:
 		p.Tone, p.Headline = "warn", "The first pass has not been committed yet."
 	}
@@ -185,7 +188,11 @@ func (p *page) cards() {
 		lag = max(lag, p.Flows[i].Status.Lag)
 	}
 	add := func(name, value, note string) { p.Cards = append(p.Cards, card{name, value, note}) }
-	add(map[bool]string{false: "volumes", true: "targets"}[p.Gateway], fmt.Sprint(len(p.Flows)), units.Size(size)+" in all")
+	moved := map[bool]string{false: "volumes", true: "targets"}[p.Gateway]
+	if slices.ContainsFunc(p.Flows, func(f Flow) bool { return f.Status.Bucket != nil }) {
+		moved = "flows"
+	}
+	add(moved, fmt.Sprint(len(p.Flows)), units.Size(size)+" in all")
 	if m := p.Total; m.Looked > 0 {
 		if p.Gateway {
 			add("received", units.Size(m.Sent), "before compression")
@@ -283,7 +290,12 @@ func total(steps []mover.Step) (sum float64) {
 
 var stepNames = []string{"freeze", "delta", "read-back", "compare", "release", "thaw", "keep"}
 
-func stepClass(name string) int { return max(0, slices.Index(stepNames, name)) }
+// bucketSteps are those of bucket flows, each like the one of a volume's at its place.
+var bucketSteps = []string{"stop", "final", "verify", "sweep", "manifest", "settle"}
+
+func stepClass(name string) int {
+	return max(0, slices.Index(stepNames, name), slices.Index(bucketSteps, name))
+}
 
 // pictures draws everything over time.
 func (p *page) pictures() {

@@ -93,6 +93,7 @@ func (f *Flow) bucket(say func(name, format string, a ...any)) {
 	say("source", "%s", s.Device)
 	say("target", "%s", s.Peer)
 	say("state", "%s", strings.TrimSpace(string(s.State)+comma(s.Reason)))
+	say("passes", "%s; %d objects copied, %s", f.Passes.String(), f.copied(), units.Size(f.Moved.Sent))
 	say("at the target", "%d objects, %s", b.Objects, units.Size(b.Bytes))
 	say("not carried", "%d refused, %d failed, %d partly", b.Refused, b.Failed, b.Partly)
 	r := f.Last("cutover", "verify")
@@ -103,15 +104,21 @@ func (f *Flow) bucket(say func(name, format string, a ...any)) {
 	if r.Kind == "cutover" {
 		say("writers stood", "%s%s", units.Duration(seconds(r.Pause)), steps(r))
 	}
-	how := "by size and ETag"
-	if r.Bucket.Read {
-		how = "by digest"
-	}
-	say("compared", "%d objects, %s, %s; %d differ", r.Bucket.Objects, units.Size(r.Bucket.Bytes), how, r.Bucket.Differ)
+	say("compared", "%d objects, %s, by %s; %d differ", r.Bucket.Objects, units.Size(r.Bucket.Bytes), r.Bucket.How(), r.Bucket.Differ)
 	if r.Bucket.Manifest != "" {
 		say("manifest", "%s", r.Bucket.Manifest)
 		say("its root", "%s", r.Bucket.Root)
 	}
+}
+
+// copied is how many objects the passes of a bucket flow have copied.
+func (f *Flow) copied() (n int64) {
+	for _, e := range f.Events {
+		if e.Pass != nil && e.Pass.Bucket != nil {
+			n += e.Pass.Bucket.Copied
+		}
+	}
+	return n
 }
 
 // bytes is what became of the bytes; docs/operations.md has the definitions.
@@ -179,6 +186,8 @@ func Verdict(r *mover.Report) string {
 	switch {
 	case !r.OK:
 		return "NOT done" + comma(r.Error)
+	case r.Bucket != nil:
+		return "done, the target has what was written there"
 	case len(r.Members) > 0 && !slices.ContainsFunc(r.Members, func(m *mover.Report) bool { return m.SourceRoot == "" || m.SourceRoot != m.TargetRoot }):
 	case r.SourceRoot == "" || r.SourceRoot != r.TargetRoot:
 		return "done"
@@ -193,7 +202,9 @@ func frozen(r *mover.Report) []mover.Step {
 		m := slices.MaxFunc(r.Members, func(a, b *mover.Report) int { return cmp.Compare(total(a.Steps), total(b.Steps)) })
 		steps = m.Steps
 	}
-	i := slices.IndexFunc(steps, func(s mover.Step) bool { return s.Name == "freeze" })
+	i := slices.IndexFunc(steps, func(s mover.Step) bool {
+		return s.Name == "freeze" || r.Bucket != nil && (s.Name == "stop" || s.Name == "settle")
+	})
 	if i < 0 {
 		return nil
 	}
@@ -224,7 +235,18 @@ func steps(r *mover.Report) string {
 func About(e *mover.Event) string {
 	var parts []string
 	add := func(format string, a ...any) { parts = append(parts, fmt.Sprintf(format, a...)) }
-	if p := e.Pass; p != nil {
+	if p := e.Pass; p != nil && p.Bucket != nil {
+		b := p.Bucket
+		add("%d objects listed, %d copied (%s) in %s", b.Listed, b.Copied, units.Size(p.Moved.Sent), units.Duration(e.Time.Sub(e.Began)))
+		for _, x := range []struct {
+			n    int64
+			text string
+		}{{b.Vanished, "gone at the source"}, {b.Deleted, "deleted at the target"}, {b.Refused, "refused"}, {b.Failed, "failed"}, {b.Partly, "partly carried"}} {
+			if x.n > 0 {
+				add("%d %s", x.n, x.text)
+			}
+		}
+	} else if p != nil {
 		add("%s looked at, %s sent in %s", units.Size(p.Moved.Looked), units.Size(max(p.Moved.Wire, p.Moved.Sent*b2i(p.Moved.Wire == 0))), units.Duration(e.Time.Sub(e.Began)))
 		if p.Why != "" {
 			add("%s", p.Why)
@@ -232,6 +254,12 @@ func About(e *mover.Event) string {
 	}
 	if r := e.Report; r != nil {
 		add("%s", Verdict(r))
+		if b := r.Bucket; b != nil && b.Pass > 0 {
+			add("%d objects, %s, compared by %s", b.Objects, units.Size(b.Bytes), b.How())
+			if b.Root != "" {
+				add("manifest root %s", b.Root)
+			}
+		}
 		if r.Kind != "verify" {
 			add("writers stood %s", units.Duration(seconds(r.Pause)))
 		}

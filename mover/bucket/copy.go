@@ -105,7 +105,7 @@ func (c *copier) copy(ctx context.Context, it Item, told told) (ItemResult, erro
 	case err == nil:
 	case ctx.Err() != nil:
 		return out, ctx.Err()
-	case errors.Is(err, errTarget) && errors.Is(err, objstore.ErrDenied), errors.Is(err, objstore.ErrClock):
+	case errors.Is(err, errTarget) && errors.Is(err, objstore.ErrDenied), errors.Is(err, objstore.ErrClock), errors.Is(err, objstore.ErrKeys):
 		return out, err // so it is for all objects
 	case errors.Is(err, objstore.ErrNotSupported), errors.Is(err, objstore.ErrArchived):
 		out.Record.Outcome, out.Record.Why = Refused, err.Error()
@@ -246,9 +246,7 @@ func (c *copier) small(ctx context.Context, e objstore.Entry, key string, r *Rec
 	if err := c.pace(ctx, len(buf)); err != nil {
 		return 0, err
 	}
-	what := objstore.Bytes(buf)
-	what.MD5 = obj.MD5 // so what is stored is held against what the source has, not only against what came from there
-	w, err := c.to.Put(ctx, key, what, c.options(obj.Attrs, r))
+	w, err := c.to.Put(ctx, key, objstore.Bytes(buf), c.options(obj.Attrs, r))
 	if err != nil {
 		return e.Size, atTarget(err)
 	}

@@ -44,6 +44,7 @@ type FlowConfig struct {
 	Objects  int // under way; 0: 256
 	Stopper  Stopper
 	Counts   func() map[string]mover.BucketCounts // of calls; may be nil
+	Note     func(mover.Event)                    // keeps what a report tells later; may be nil
 	Log      *slog.Logger
 }
 
@@ -68,6 +69,8 @@ type Flow struct {
 	wake  chan struct{} // capacity 1: the loop looks again
 	sent  atomic.Int64
 	ended atomic.Int64 // passes
+
+	pacing atomic.Int64 // callers whose bytes wait for their turn on the line
 
 	s   *session     // of the stores; busy guards it
 	use sync.RWMutex // held for reading while the ledger is read without busy
@@ -96,6 +99,7 @@ type standing struct {
 const (
 	firstRetry = 5 * time.Second
 	mostRetry  = 5 * time.Minute
+	keysRetry  = 30 * time.Second // most, where only the keys are missing: whoever gives them may be back any time
 )
 
 // NewFlow reads where the flow stands. Nothing is opened yet.
@@ -113,7 +117,10 @@ func NewFlow(cfg FlowConfig) (*Flow, error) {
 	pace := cfg.Copy.Pace
 	f.cfg.Copy.Pace = func(ctx context.Context, n int) error {
 		if pace != nil {
-			if err := pace(ctx, n); err != nil {
+			f.pacing.Add(1)
+			err := pace(ctx, n)
+			f.pacing.Add(-1)
+			if err != nil {
 				return err
 			}
 		}
@@ -141,7 +148,11 @@ func (f *Flow) Run(ctx context.Context) error {
 			wait = 0
 			continue
 		}
-		wait = min(mostRetry, max(firstRetry, 2*wait))
+		most := mostRetry
+		if errors.Is(err, objstore.ErrKeys) && objstore.Retryable(err) {
+			most = keysRetry
+		}
+		wait = min(most, max(firstRetry, 2*wait))
 		f.failed(err, wait)
 		if !f.idle(ctx, wait) {
 			return nil
@@ -271,7 +282,9 @@ func (f *Flow) failed(err error, wait time.Duration) {
 	switch {
 	case errors.Is(err, objstore.ErrClock):
 		hint = "set this machine's clock (NTP); "
-	case errors.Is(err, objstore.ErrDenied):
+	case errors.Is(err, objstore.ErrKeys) && objstore.Retryable(err):
+		hint = "the flow goes on when there are keys; "
+	case errors.Is(err, objstore.ErrDenied), errors.Is(err, objstore.ErrKeys):
 		hint = "look at the credentials and at what they may do; "
 	case errors.Is(err, objstore.ErrNotFound):
 		hint = "look at the bucket's or folder's name; "

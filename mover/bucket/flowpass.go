@@ -175,9 +175,13 @@ func (f *Flow) pass(ctx context.Context, final bool) (State, error) {
 	defer cancel()
 	f.mu.Lock()
 	f.cancel = cancel
-	asked := f.asked
+	asked, said := f.asked, f.stands.err
 	f.mu.Unlock()
+	was, began := f.State(), time.Now()
 	st, again, err := f.work(ctx, final)
+	if err == nil || !errors.Is(err, context.Canceled) && err.Error() != said {
+		f.tellPass(began, was, st, err)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.cancel = nil

@@ -54,14 +54,7 @@ func (f *Flow) Status() mover.Status {
 	}
 	out.Bucket = b
 	if st.state == mover.Passing {
-		kind := "delta"
-		switch {
-		case s.Final:
-			kind = "final"
-		case s.Pass <= 1:
-			kind = "first"
-		}
-		out.Pass = &mover.Pass{Kind: kind, Mode: "objects", Epoch: s.Pass, Started: st.began, Total: s.PlannedBytes, Read: s.CopiedBytes, Acked: s.CopiedBytes, ETA: -1}
+		out.Pass = &mover.Pass{Kind: kindOf(s), Mode: "objects", Epoch: s.Pass, Started: st.began, Total: s.PlannedBytes, Read: s.CopiedBytes, Acked: s.CopiedBytes, ETA: -1}
 		if !s.Listing && out.Rate >= 1 {
 			out.Pass.ETA = float64(max(0, s.PlannedBytes-s.CopiedBytes)) / out.Rate
 		}

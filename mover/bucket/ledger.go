@@ -5,12 +5,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sys/unix"
 
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/room"
@@ -104,6 +110,61 @@ func OpenLedger(dir, identity string, log *slog.Logger) (*Ledger, error) {
 	return l, nil
 }
 
+// ReadLedger opens the ledger in dir to be read, and writes nothing there. It keeps nobody from opening it meanwhile; then reading fails. ErrRefused: it is of another
+// flow, or a daemon has it open.
+func ReadLedger(dir, identity string, log *slog.Logger) (*Ledger, error) {
+	if err := free(filepath.Join(dir, "LOCK")); err != nil {
+		return nil, fmt.Errorf("the ledger in %s: %w", dir, err)
+	}
+	db, err := pebble.Open(dir, &pebble.Options{FS: unlocked{vfs.Default}, ReadOnly: true, MaxOpenFiles: 200, Logger: ledgerLog{log}})
+	if err != nil {
+		return nil, fmt.Errorf("open the ledger in %s: %w", dir, err)
+	}
+	l := &Ledger{db: db, dir: dir}
+	var was string
+	if _, err = l.get([]byte("i"), &was); err == nil {
+		err = sameFlow(was, identity)
+	}
+	if err == nil {
+		_, err = l.get([]byte("s"), &l.state)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the ledger in %s: %w", dir, err), db.Close())
+	}
+	return l, nil
+}
+
+// unlocked is files that are only read: taking the lock would write to its file, and keep a daemon that starts from its ledger.
+type unlocked struct{ vfs.FS }
+
+func (unlocked) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
+
+// free tells whether another process has locked a file.
+func free(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l); err != nil {
+		return err
+	}
+	if l.Type != unix.F_UNLCK {
+		return fmt.Errorf("process %d has it open, which can be asked: %w", l.Pid, sentinel.ErrRefused)
+	}
+	return nil
+}
+
+func sameFlow(was, identity string) error {
+	if was != identity {
+		return fmt.Errorf("it belongs to another flow: it is of %s, not of %s: %w", was, identity, sentinel.ErrRefused)
+	}
+	return nil
+}
+
 type ledgerLog struct{ *slog.Logger }
 
 func (l ledgerLog) Infof(format string, args ...any)  { l.Debug(fmt.Sprintf(format, args...)) }
@@ -123,8 +184,10 @@ func (l *Ledger) load(identity string) error {
 		if err != nil {
 			return err
 		}
-	case was != identity:
-		return fmt.Errorf("it belongs to another flow: it is of %s, not of %s: %w", was, identity, sentinel.ErrRefused)
+	default:
+		if err := sameFlow(was, identity); err != nil {
+			return err
+		}
 	}
 	_, err := l.get([]byte("s"), &l.state)
 	return err
