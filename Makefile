@@ -15,7 +15,7 @@ go_build := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w 
 # The databases are for the hooks, Ceph for objects.
 test_packages := e2fsprogs xfsprogs btrfs-progs dosfstools fdisk util-linux diffutils gcc libc6-dev prometheus qemu-utils nbdkit libnbd-bin \
   postgresql mariadb-server redis-server ceph-mon ceph-osd ceph-common radosgw
-bench_packages := nbdkit libnbd-bin restic rsync zstd fio socat iproute2
+bench_packages := nbdkit libnbd-bin restic rsync zstd fio socat iproute2 rclone
 e2e_packages := qemu-system-x86 mmdebstrap zstd lvm2 xfsprogs
 generate_packages := clang-14 llvm-14 libbpf-dev
 
@@ -76,16 +76,17 @@ soak: deps build
 	@.ci/mounts
 	bin/moverbench soak --runs $(RUNS) --seed $(SEED) --parallel 3 --results bench/results/soak.jsonl
 
-# What moves over a line, in less than 30 minutes on 2 cores that do nothing else; bench-quick in less than 3. No repetition begins that would exceed
+# What moves over a line, and buckets, in less than 30 minutes on 2 cores that do nothing else; bench-quick in less than 3. No repetition begins that would exceed
 # the time; how many there were stands in the results. LINE adds options to all of it, which replace these. The older measurements, at their full size: perf.
 LINE ?=
 bench: deps build
 	@.ci/deps $(bench_packages)
 	@.ci/mounts
-	bin/moverbench line full --rate 0 --peers nbdcopy,restic --within 8m --results bench/results/line-full.jsonl $(LINE)
-	bin/moverbench line full --rate 1Gbit/s,200Mbit/s,50Mbit/s --peers restic --span 20s --within 6m --results bench/results/line-rates.jsonl $(LINE)
-	bin/moverbench line levels --usr 1GiB --span 5s --within 5m --results bench/results/line-levels.jsonl $(LINE)
-	bin/moverbench line stages twin scale pause distance cores --usr 1GiB --twins clone,layout,inodes --rate 200Mbit/s --span 15s --within 8m --results bench/results/line-rest.jsonl $(LINE)
+	bin/moverbench line full --rate 0 --peers nbdcopy,restic --within 7m --results bench/results/line-full.jsonl $(LINE)
+	bin/moverbench line full --rate 1Gbit/s,200Mbit/s,50Mbit/s --peers restic --span 20s --within 5m --results bench/results/line-rates.jsonl $(LINE)
+	bin/moverbench line levels --usr 1GiB --span 5s --within 4m --results bench/results/line-levels.jsonl $(LINE)
+	bin/moverbench line stages twin scale pause distance cores --usr 1GiB --twins clone,layout,inodes --rate 200Mbit/s --span 15s --within 6m --results bench/results/line-rest.jsonl $(LINE)
+	bin/moverbench bucket compare --within 6m --results bench/results/bucket.jsonl
 	bin/moverbench table bench/results > bench/results/README.md
 	bin/moverbench picture bench/results > bench/results/bench.svg
 
@@ -95,6 +96,7 @@ bench-quick: deps build
 	@rm -rf bin/quick
 	bin/moverbench line stages full twin scale pause distance --usr 1GiB --rate 0,200Mbit/s --peers nbdcopy,restic --span 4s --twins clone,layout --sizes 1GiB,4GiB \
 	  --pause 200Mbit/s:10MB/s --spread 256MiB --repeat 1 --results bin/quick/line.jsonl $(LINE)
+	bin/moverbench bucket compare --objects 2000 --large 2 --large-size 128MiB --repeat 1 --results bin/quick/bucket.jsonl
 	bin/moverbench table bin/quick > bin/quick/README.md
 	bin/moverbench picture bin/quick > bin/quick/bench.svg
 	@cat bin/quick/README.md

@@ -25,6 +25,7 @@ import (
 	"github.com/moverd/mover/internal/version"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/sender"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 )
 
@@ -149,10 +150,10 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 }
 
 // paths are the links of the config, or what the routes say.
-func (p *slot) paths() (all []sender.Path) {
-	path := func(l config.Link) sender.Path {
+func (p *slot) paths() (all []uplink.Path) {
+	path := func(l config.Link) uplink.Path {
 		address, way := cmp.Or(l.Address, p.c.Gateway.Address), l.Way()
-		return sender.Path{Name: l.Name, Price: l.Price, Weight: int64(l.Rate), Safe: int64(l.SafeRate) / int64(len(p.c.Flows)),
+		return uplink.Path{Name: l.Name, Price: l.Price, Weight: int64(l.Rate), Safe: int64(l.SafeRate) / int64(len(p.c.Flows)),
 			Dial: func(ctx context.Context) (net.Conn, error) { return wire.DialBy(ctx, address, way, p.tls) }}
 	}
 	for _, l := range p.c.Links {

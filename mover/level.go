@@ -22,7 +22,9 @@ type Levels struct {
 	recent int             // level seen last; 0: none was
 	last   int             // level chosen last, plus 1; 0: none
 
-	chosen int // batches that were asked about in Try
+	more   float64 // share of batches that go one level stronger than chosen
+	owed   float64 // of those, what Try has not given yet
+	chosen int     // batches that were asked about in Try
 }
 
 // Observe tells what a level did to plain bytes: seconds of one core and bytes that came out.
@@ -62,14 +64,18 @@ func (l *Levels) cost(level int) LevelCost {
 	return c
 }
 
-// Try gives the level to use for one batch where level was chosen: mostly that, the next stronger one soon if it never was seen, and both neighbours now and then.
-// What comes out is sent like any other.
+// Try gives the level to use for one batch where level was chosen: the next stronger one as often as the cores have time for it while the line is busy, and soon
+// if it never was seen; both neighbours now and then. What comes out is sent like any other.
 func (l *Levels) Try(level int) int {
 	if level < 1 {
 		return level
 	}
 	l.chosen++
 	stronger, weaker := min(level+1, LevelCount-1), max(level-1, 1)
+	if l.owed += l.more; l.owed >= 1 {
+		l.owed--
+		return stronger
+	}
 	switch {
 	case l.seen[stronger].Ratio == 0 && l.chosen%4 == 0, l.chosen%64 == 0:
 		return stronger
@@ -81,11 +87,38 @@ func (l *Levels) Try(level int) int {
 
 // Choose picks the level with which a byte takes the least time, given the line in bytes per second (0: not known), the cores
 // that may compress, and the weakest level that is acceptable. Among levels that are within 2 % the stronger wins: bytes on the line cost money.
-// The level stays while no other is clearly better, for each change makes encoders anew.
+// The level stays while no other is clearly better, for each change makes encoders anew. Try mixes in what the cores have left.
 func (l *Levels) Choose(line float64, cores float64, weakest int) int {
 	if line <= 0 {
 		return max(weakest, 1) // the first bytes may be on a thin line: wrong there costs more than on a fast one
 	}
+	level := l.choose(line, cores, weakest)
+	l.more = l.left(level, line, cores)
+	return level
+}
+
+// fills is how much of the cores that may compress a mix of levels uses: both the cores and the costs are estimates, and a line that waits is time lost.
+const fills = 0.9
+
+// left is the share of batches that can be compressed one level stronger than level in the time in which the line carries them: levels lie so far apart
+// that with one of them a core idles, or with the next the line does.
+func (l *Levels) left(level int, line, cores float64) float64 {
+	if level < 1 || level == LevelCount-1 {
+		return 0
+	}
+	a, b := l.cost(level), l.cost(level+1)
+	cores *= fills
+	idle, saves := a.Ratio/line*cores-a.Seconds, a.Ratio-b.Ratio
+	if idle <= 0 || saves < a.Ratio*leastSaved {
+		return 0
+	}
+	return min(1, idle/(max(0, b.Seconds-a.Seconds)+saves/line*cores))
+}
+
+// leastSaved is the share of bytes for which a stronger level is worth its cores.
+const leastSaved = 0.005
+
+func (l *Levels) choose(line, cores float64, weakest int) int {
 	best, bestTime := weakest, l.time(weakest, line, cores)
 	for i := weakest + 1; i < LevelCount; i++ {
 		if t := l.time(i, line, cores); t < bestTime || i > 1 && t <= bestTime*1.02 && l.cost(i).Ratio < l.cost(best).Ratio*0.98 {

@@ -313,6 +313,41 @@ func TestLevelsFillTheLine(t *testing.T) {
 	}
 }
 
+// TestLevelsMix: levels lie far apart; what the cores have left while the line is busy goes into some batches of the next stronger one, and no more than that.
+func TestLevelsMix(t *testing.T) {
+	costs := [LevelCount]LevelCost{{0, 1}, {1 / 230e6, 0.36}, {1 / 170e6, 0.335}, {1 / 65e6, 0.318}, {1 / 15e6, 0.303}}
+	for _, cores := range []float64{0.3, 0.8, 1.2, 2, 6} {
+		for _, line := range []float64{3e6, 6e6, 12.5e6, 25e6, 40e6} {
+			var l Levels
+			least := 1.0 // ratio of the best level with which the line is always full
+			for i := 1; i < LevelCount; i++ {
+				if costs[i].Seconds/cores <= costs[i].Ratio/line {
+					least = costs[i].Ratio
+				}
+			}
+			if least == 1 {
+				continue // no level keeps this line full
+			}
+			const warm, n, plain = 200, 4000, 8 << 20
+			used, out := 0.0, 0.0
+			for i := range warm + n {
+				k := l.Try(l.Choose(line, cores, 0))
+				l.Observe(k, plain, int64(costs[k].Ratio*plain), costs[k].Seconds*plain)
+				if i >= warm {
+					used, out = used+costs[k].Seconds*plain, out+costs[k].Ratio*plain
+				}
+			}
+			ratio, share := out/(n*plain), used/cores/(out/line)
+			if ratio > least*1.002 || share > 1.1 {
+				t.Errorf("%v cores, line of %.0f bytes/s: ratio %.4f, %.4f with the best single level; cores used %.2f", cores, line, ratio, least, share)
+			}
+			if ratio > costs[LevelCount-1].Ratio*1.005 && share < 0.80 {
+				t.Errorf("%v cores, line of %.0f bytes/s: ratio %.4f leaves cores idle: %.2f used", cores, line, ratio, share)
+			}
+		}
+	}
+}
+
 // TestLevelsForget: what a level did to other data, or before its encoder was warm, must not keep it from being chosen.
 func TestLevelsForget(t *testing.T) {
 	var l Levels

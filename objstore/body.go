@@ -11,11 +11,13 @@ type Body struct {
 	Size int64
 	// Open gives a reader of all of it, from the beginning. Where that is an io.Seeker too, drivers may read it twice.
 	Open func() (io.ReadCloser, error)
+	// MD5 is that of all of it, where it is known before; nil: it is not. What is stored has to have it.
+	MD5 []byte
 }
 
 // Bytes is b as a Body. b must not change until the call that stores it has returned.
 func Bytes(b []byte) Body {
-	return Body{int64(len(b)), func() (io.ReadCloser, error) { return memory{bytes.NewReader(b)}, nil }}
+	return Body{Size: int64(len(b)), Open: func() (io.ReadCloser, error) { return memory{bytes.NewReader(b)}, nil }}
 }
 
 type memory struct{ *bytes.Reader }

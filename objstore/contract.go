@@ -77,6 +77,8 @@ type Object struct {
 	Attrs Attrs
 	// Tags is how many tags it has, where the store tells by the way; -1: it does not.
 	Tags int
+	// MD5 is that of all its bytes, where the store tells it by the way; nil: it does not.
+	MD5 []byte
 }
 
 // Attrs is what travels with the bytes of an object. Empty values are not set.

@@ -80,7 +80,9 @@ func bucketCompare() *cobra.Command {
 	f.IntVar(&o.Large, "large", 4, "large objects; 0: none")
 	f.StringVar(&large, "large-size", "1GiB", "of each")
 	f.IntVar(&o.Repeat, "repeat", 3, "repetitions")
+	f.DurationVar(&o.Within, "within", 0, "no repetition but the first of each size begins that would not end in it; 0: all are made")
 	f.IntVar(&o.Transfers, "transfers", 64, "of rclone")
+	f.StringVar(&o.Profile, "profile", "", "file for a profile of the processor's time that Mover's first pass takes")
 	f.StringVar(&out, "results", "", "file for the results, JSON lines")
 	return cmd
 }

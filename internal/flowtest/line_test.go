@@ -15,6 +15,7 @@ import (
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/receiver"
 	"github.com/moverd/mover/mover/sender"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/shape"
 	"github.com/moverd/mover/wire"
 )
@@ -185,10 +186,10 @@ func TestPathsFailOverAndBack(t *testing.T) {
 		return r.addr
 	}, 0)
 	r.deps = func(d *sender.Deps) {
-		path := func(name string, price int, p *proxy) sender.Path {
-			return sender.Path{Name: name, Price: price, Dial: func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.addr(), client) }}
+		path := func(name string, price int, p *proxy) uplink.Path {
+			return uplink.Path{Name: name, Price: price, Dial: func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, p.addr(), client) }}
 		}
-		d.Paths = []sender.Path{path("vpn", 2, other), path("dedicated", 1, r.proxy)}
+		d.Paths = []uplink.Path{path("vpn", 2, other), path("dedicated", 1, r.proxy)}
 	}
 	r.config.Compression, r.config.BackOff = "off", 100*time.Millisecond
 	r.config.Window = 8 << 20 // what is under way on a connection keeps it from moving

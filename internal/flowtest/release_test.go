@@ -14,6 +14,7 @@ import (
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/sender"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 	"golang.org/x/sys/unix"
 )
@@ -170,7 +171,7 @@ func TestReleaseWhileSourceEnds(t *testing.T) {
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	st, err := sender.AskState(ctx, r.config, []sender.Path{{Name: "test", Dial: func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, r.proxy.addr(), client) }}}, logger())
+	st, err := sender.AskState(ctx, r.config, []uplink.Path{{Name: "test", Dial: func(ctx context.Context) (net.Conn, error) { return wire.Dial(ctx, r.proxy.addr(), client) }}}, logger())
 	if err != nil || st.Phase != mover.Released {
 		t.Errorf("asked: %+v, %v", st, err)
 	}

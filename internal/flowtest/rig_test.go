@@ -24,6 +24,7 @@ import (
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/receiver"
 	"github.com/moverd/mover/mover/sender"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 )
 
@@ -203,7 +204,7 @@ func (r *rig) startSource() {
 	must(r.t, err)
 	r.pool = buffers.New(chunker.BatchSize, 64<<20)
 	deps := sender.Deps{Volume: fault.NewVolume(r.vol, r.vol.plan), Tracker: tracker{r.vol}, Freezer: freezer{r.vol}, Used: r.vol.used,
-		Paths: []sender.Path{{Name: "only", Dial: func(ctx context.Context) (net.Conn, error) {
+		Paths: []uplink.Path{{Name: "only", Dial: func(ctx context.Context) (net.Conn, error) {
 			if r.direct {
 				return wire.Dial(ctx, r.addr, client)
 			}

@@ -246,7 +246,9 @@ func (c *copier) small(ctx context.Context, e objstore.Entry, key string, r *Rec
 	if err := c.pace(ctx, len(buf)); err != nil {
 		return 0, err
 	}
-	w, err := c.to.Put(ctx, key, objstore.Bytes(buf), c.options(obj.Attrs, r))
+	what := objstore.Bytes(buf)
+	what.MD5 = obj.MD5 // so what is stored is held against what the source has, not only against what came from there
+	w, err := c.to.Put(ctx, key, what, c.options(obj.Attrs, r))
 	if err != nil {
 		return e.Size, atTarget(err)
 	}

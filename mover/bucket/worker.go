@@ -42,6 +42,7 @@ type Worker struct {
 const (
 	unitsAhead   = 16                     // units that a worker has at a time
 	tellItems    = 256                    // results that are told together, at most
+	tellPause    = 20 * time.Millisecond  // for which the first of them waits for others
 	aliveEvery   = ackWait / 3            // says so for its units
 	workerRetry  = 500 * time.Millisecond // until there is a coordinator
 	leastObjects = 2
@@ -221,9 +222,10 @@ func (t *teller) run(ctx context.Context) error {
 		select {
 		case it := <-t.worker.results:
 			r.Items = append(r.Items, it)
+			t.gather(ctx, &r)
 		case <-ctx.Done():
 		}
-		for more := true; more && len(r.Items) < tellItems; { // those that have come while others were told
+		for more := true; more && len(r.Items) < tellItems; { // those that have come by now
 			select {
 			case it := <-t.worker.results:
 				r.Items = append(r.Items, it)
@@ -236,6 +238,22 @@ func (t *teller) run(ctx context.Context) error {
 		}
 		if err := t.tell(ctx, r); err != nil {
 			return err
+		}
+	}
+}
+
+// gather waits a moment for others: each time that results are told is a message, and a write to the coordinator's disk.
+func (t *teller) gather(ctx context.Context, r *Result) {
+	moment := time.NewTimer(tellPause)
+	defer moment.Stop()
+	for enough := min(tellItems, t.worker.cfg.Most) / 4; len(r.Items) < enough; {
+		select {
+		case it := <-t.worker.results:
+			r.Items = append(r.Items, it)
+		case <-moment.C:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }

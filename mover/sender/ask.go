@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"slices"
 	"time"
 
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 	"golang.org/x/sync/errgroup"
 )
@@ -35,50 +35,6 @@ func (l *link) answer(f wire.Frame) error {
 	return nil
 }
 
-// pick is the live connection with the least to do. One whose key is spent gets nothing more and is closed when nothing is on its way
-// on it; its slot dials anew.
-func (l *link) pick() (*conn, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.fatal != nil {
-		return nil, l.fatal
-	}
-	var best *conn
-	for _, c := range l.conns {
-		if c.moving && len(l.conns) > 1 {
-			continue // rehome closes it
-		}
-		if l.spent(c) {
-			if len(l.conns) == 1 || c.load.Load() == 0 && !l.asked(c) {
-				go c.Close()
-			}
-			continue
-		}
-		if best == nil || c.load.Load() < best.load.Load() {
-			best = c
-		}
-	}
-	if best == nil {
-		return nil, errDown
-	}
-	return best, nil
-}
-
-// spent tells whether enough was sent on c. The slots, which share the bytes evenly, come to that one after the other.
-func (l *link) spent(c *conn) bool {
-	return !c.quiet && c.WireOut() > l.cfg.ConnBytes-l.cfg.ConnBytes*int64(c.slot)/int64(2*l.cfg.Conns)
-}
-
-// asked tells whether somebody waits for an answer on c. mu is held.
-func (l *link) asked(c *conn) bool {
-	for _, w := range l.waiting {
-		if w.conn == c {
-			return true
-		}
-	}
-	return false
-}
-
 // requestBit is set in the seqs of requests, so that they never meet those of batches.
 const requestBit = 1 << 31
 
@@ -86,7 +42,7 @@ func (l *link) nextSeq() uint32 { return requestBit | l.seq.Add(1)&(requestBit-1
 
 // ask sends a request and waits for its answer. errDown: the connection ended first; whether it was carried out is not known.
 func (l *link) ask(ctx context.Context, m wire.Message) (wire.Message, error) {
-	c, err := l.pick()
+	c, err := l.Pick()
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +54,7 @@ func (l *link) askOn(ctx context.Context, c *conn, m wire.Message) (wire.Message
 	w := &waiter{c, make(chan wire.Message, 1)}
 	l.mu.Lock()
 	select {
-	case <-c.gone:
+	case <-c.Gone:
 		l.mu.Unlock()
 		return nil, errDown
 	default:
@@ -121,10 +77,10 @@ func (l *link) askOn(ctx context.Context, c *conn, m wire.Message) (wire.Message
 		if ok {
 			return a, nil
 		}
-		if e, ok := errors.AsType[*wire.Error](c.err); ok {
+		if e, ok := errors.AsType[*wire.Error](c.Err); ok {
 			return nil, e
 		}
-		return nil, fmt.Errorf("%w: %v", errDown, c.err)
+		return nil, fmt.Errorf("%w: %v", errDown, c.Err)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -150,61 +106,29 @@ func (l *link) flowState(ctx context.Context) (mover.FlowState, error) {
 // setState notes what the gateway has said about the flow in another way.
 func (l *link) setState(change func(*mover.FlowState)) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	change(&l.state)
-	l.change()
+	l.mu.Unlock()
+	l.Wake()
 }
 
 // linkView is what Status shows of the link.
 type linkView struct {
-	conns    int
-	in, out  int64
-	rtt      time.Duration
-	losses   int64
-	why      string
-	next     time.Time
-	fatal    error
+	uplink.View
 	state    mover.FlowState
 	window   int64
 	keeps    bool
 	notice   string
 	noticed  time.Time
 	progress [2]uint64
-	links    []mover.LinkStatus
 }
 
 func (l *link) view() linkView {
+	v := linkView{View: l.View()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v := linkView{conns: len(l.conns), in: l.in.Load(), out: l.out.Load(), losses: l.losses.Load(), why: l.why, next: l.next, fatal: l.fatal, state: l.state,
-		window: l.window, keeps: l.keeps, notice: l.notice.Text, noticed: l.noticed, progress: [2]uint64{l.notice.Done, l.notice.Total}}
-	for i, p := range l.paths {
-		if len(l.paths) > 1 || p.shaped {
-			v.links = append(v.links, l.pathView(i))
-		}
-		if p.quiet != nil {
-			v.in += p.quiet.WireIn()
-			v.out += p.quiet.WireOut()
-		}
-	}
-	for _, c := range l.conns {
-		v.in += c.WireIn()
-		v.out += c.WireOut()
-		if r := c.RTT(); r > 0 && (v.rtt == 0 || r < v.rtt) {
-			v.rtt = r
-		}
-	}
+	v.state, v.window, v.keeps = l.state, l.window, l.keeps
+	v.notice, v.noticed, v.progress = l.notice.Text, l.noticed, [2]uint64{l.notice.Done, l.notice.Total}
 	return v
-}
-
-// carrying is the connections that carry batches, and whether a lease holds their writers back now.
-func (l *link) carrying() (conns []*conn, held bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, p := range l.paths {
-		held = held || p.held.Load() > 0
-	}
-	return slices.Clone(l.conns), held
 }
 
 // sleep waits for d or the end of ctx.
@@ -228,9 +152,7 @@ func ones(b []byte) (n int) {
 // barrier waits until the gateway has read everything that was written before on every connection, and until what it had written before
 // that was read here.
 func (l *link) barrier(ctx context.Context) error {
-	l.mu.Lock()
-	conns := append([]*conn(nil), l.conns...)
-	l.mu.Unlock()
+	conns, _ := l.Conns()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, c := range conns {
 		g.Go(func() error {

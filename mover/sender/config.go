@@ -13,6 +13,7 @@ import (
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 )
 
@@ -43,7 +44,7 @@ type Deps struct {
 	// It is asked after the Take.
 	Used    func(ctx context.Context) (free *extent.Set, err error)
 	Freezer blockdev.Freezer
-	Paths   []Path        // to the gateway, at least one
+	Paths   []uplink.Path // to the gateway, at least one
 	Table   string        // path of the digest table
 	Buffers *buffers.Pool // of chunker.BatchSize bytes each; may be shared by flows
 	Log     *slog.Logger

@@ -60,7 +60,7 @@ func (c *cutover) run(ctx context.Context) error {
 		kind = "rehearsal"
 	}
 	c.report = f.newReport(kind)
-	c.wireAt = f.link.view().out
+	c.wireAt = f.link.view().Out
 	f.mu.Lock()
 	f.view.cutover, f.view.final = true, !c.o.Rehearse
 	f.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"github.com/moverd/mover/extent"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/shape"
 	"github.com/moverd/mover/wire"
 	"golang.org/x/sync/errgroup"
@@ -134,7 +135,7 @@ func (f *Flow) Run(ctx context.Context) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return f.link.run(gctx) })
+	g.Go(func() error { return f.link.Run(gctx) })
 	g.Go(func() error { return f.reader.run(gctx, f.cfg.QueueDepth) })
 	g.Go(func() error { return f.sample(gctx) })
 	g.Go(func() error { return f.watchLine(gctx) })
@@ -251,7 +252,7 @@ func (f *Flow) needsOperator(err error) bool {
 	if _, bad := errors.AsType[*readError](err); bad {
 		return true
 	}
-	return permanent(err) || errors.Is(err, sentinel.ErrRefused) || errors.Is(err, sentinel.ErrDenied) || errors.Is(err, sentinel.ErrFenced)
+	return uplink.Permanent(err) || errors.Is(err, sentinel.ErrRefused) || errors.Is(err, sentinel.ErrDenied) || errors.Is(err, sentinel.ErrFenced)
 }
 
 // idle waits until a pass is due (nil), or an order comes. The error is that of ctx.
@@ -262,14 +263,12 @@ func (f *Flow) idle(ctx context.Context) (*order, error) {
 			return o, nil
 		default:
 		}
-		f.link.mu.Lock()
-		changed := f.link.changed // before the look: what changes after it wakes
-		f.link.mu.Unlock()
+		changed := f.link.Changed() // before the look: what changes after it wakes
 		state, reason, next, wait := f.standing()
 		if wait == 0 {
 			return nil, ctx.Err()
 		}
-		if err := f.link.view().fatal; err != nil {
+		if err := f.link.view().Fatal; err != nil {
 			f.answerSync(err) // the gateway refuses: who waits for a pass would wait for the operator
 		}
 		f.show(state, reason, next)
@@ -296,12 +295,12 @@ func (f *Flow) standing() (state mover.State, reason, next string, wait time.Dur
 	l := f.link.view()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if l.conns > 0 && l.state.Phase == mover.Released && !f.reclaim && f.report == nil {
+	if l.Conns > 0 && l.state.Phase == mover.Released && !f.reclaim && f.report == nil {
 		f.released = true
 	}
 	switch {
 	case f.report != nil:
-		if f.report.Doubt && l.conns > 0 {
+		if f.report.Doubt && l.Conns > 0 {
 			return "", "", "", 0 // to ask the gateway
 		}
 		s, reason, next := f.report.Standing()
@@ -312,9 +311,9 @@ func (f *Flow) standing() (state mover.State, reason, next string, wait time.Dur
 		return mover.Paused, "paused by the operator", "moverctl resume", forever
 	case f.stopped != nil:
 		return mover.Stopped, f.stopped.Error(), whatNow(f.stopped), forever
-	case l.fatal != nil:
-		return mover.Stopped, l.fatal.Error(), whatNow(l.fatal), forever
-	case l.conns == 0:
+	case l.Fatal != nil:
+		return mover.Stopped, l.Fatal.Error(), whatNow(l.Fatal), forever
+	case l.Conns == 0:
 		return mover.Connecting, connecting(f.cfg.Gateway, l), "", forever
 	}
 	if d := time.Until(f.due); d > 0 && len(f.syncNow) == 0 {
@@ -327,13 +326,13 @@ func (f *Flow) standing() (state mover.State, reason, next string, wait time.Dur
 }
 
 func connecting(gateway string, l linkView) string {
-	if l.why == "" {
+	if l.Why == "" {
 		return fmt.Sprintf("connecting to gateway %s", gateway)
 	}
-	if d := time.Until(l.next); d > 0 {
-		return fmt.Sprintf("gateway %s: %s, next try in %s", gateway, l.why, seconds(d))
+	if d := time.Until(l.Next); d > 0 {
+		return fmt.Sprintf("gateway %s: %s, next try in %s", gateway, l.Why, seconds(d))
 	}
-	return fmt.Sprintf("gateway %s: %s, trying again", gateway, l.why)
+	return fmt.Sprintf("gateway %s: %s, trying again", gateway, l.Why)
 }
 
 func seconds(d time.Duration) string {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 )
 
@@ -37,10 +38,10 @@ func (c *cutover) handOver(ctx context.Context, m *wire.Release) (doubt bool, er
 	defer release()
 	defer func() {
 		if doubt {
-			if why := f.link.view().why; why != "" {
+			if why := f.link.view().Why; why != "" {
 				err = fmt.Errorf("%w: %s", err, why)
 			}
-			f.link.renew() // whatever is said of it later is said over a link that is newer than the last RELEASE
+			f.link.Renew() // whatever is said of it later is said over a link that is newer than the last RELEASE
 		}
 	}()
 	for wait := f.cfg.BackOff; ; wait = min(2*wait, 16*f.cfg.BackOff) {
@@ -70,7 +71,7 @@ func (c *cutover) handOver(ctx context.Context, m *wire.Release) (doubt bool, er
 
 // releaseOnce sends RELEASE once. doubt: the connection that it was on was lost; the link is a new one then.
 func (f *Flow) releaseOnce(ctx context.Context, m *wire.Release) (doubt bool, err error) {
-	c, err := f.link.pick()
+	c, err := f.link.Pick()
 	if err != nil {
 		return false, err
 	}
@@ -78,7 +79,7 @@ func (f *Flow) releaseOnce(ctx context.Context, m *wire.Release) (doubt bool, er
 		return false, err
 	}
 	if ctx.Err() == nil { // also when the gateway said before that it stops or fails
-		f.link.renew()
+		f.link.Renew()
 	}
 	return true, err
 }
@@ -112,7 +113,7 @@ func (f *Flow) askWhich(ctx context.Context) error {
 
 // AskState asks the gateway where a flow stands, over a link of its own that is newer than all before (C8), until it answers. It needs neither
 // volume nor state: for a flow that does not run. The error is ctx's, or a refusal.
-func AskState(ctx context.Context, cfg Config, paths []Path, log *slog.Logger) (mover.FlowState, error) {
+func AskState(ctx context.Context, cfg Config, paths []uplink.Path, log *slog.Logger) (mover.FlowState, error) {
 	if err := cfg.Validate(); err != nil {
 		return mover.FlowState{}, err
 	}
@@ -121,11 +122,11 @@ func AskState(ctx context.Context, cfg Config, paths []Path, log *slog.Logger) (
 	l := newLink(cfg, paths, log)
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	go func() { defer close(ended); _ = l.run(ctx) }()
+	go func() { defer close(ended); _ = l.Run(ctx) }()
 	defer func() { stop(); <-ended }()
 	for {
 		var fatal error
-		err := l.until(ctx, func() bool { fatal = l.fatal; return fatal != nil || len(l.conns) > 0 })
+		err := l.Until(ctx, func(s uplink.State) bool { fatal = s.Fatal; return fatal != nil || s.Conns > 0 })
 		if err = errors.Join(err, fatal); err != nil {
 			return mover.FlowState{}, err
 		}

@@ -9,27 +9,37 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
+// welcoming is a way to a gateway that welcomes everybody, and says nothing more.
+func welcoming() (net.Conn, error) {
+	line, peer := net.Pipe()
+	go func() {
+		defer peer.Close()
+		c := wire.NewConn(peer)
+		if _, err := c.ReadHello(context.Background()); err != nil {
+			return
+		}
+		_ = c.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: wire.Version, Capabilities: wire.CapZstd, KeepaliveMS: wire.KeepaliveMS, Window: wire.MaxPlain,
+			State: wire.FlowState{Phase: 1}})
+		_, _ = c.ReadFrame(nil) // until the other end closes
+	}()
+	return line, nil
+}
+
 // A link that comes up at the very moment when the flow begins to wait for it is not missed: nothing else would wake the flow for a day.
 func TestIdleSeesTheLink(t *testing.T) {
-	line, peer := net.Pipe()
-	defer line.Close()
-	defer peer.Close()
-	for i := range 20000 {
-		f := &Flow{link: newLink(Config{Conns: 1}, onePath(nil), discard), orders: make(chan *order), wake: make(chan struct{}, 1)}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	for i := range 3000 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		f := &Flow{orders: make(chan *order), wake: make(chan struct{}, 1)}
 		up := make(chan struct{})
-		go func() {
-			defer close(up)
+		f.link = newLink(Config{Flow: "disk", Conns: 1}, onePath(func(context.Context) (net.Conn, error) {
 			for range i % 200 { // at any time
 				if ctx.Err() != nil {
-					return
+					return nil, ctx.Err()
 				}
 			}
-			f.link.mu.Lock()
-			f.link.conns = []*conn{{Conn: wire.NewConn(line), gone: make(chan struct{})}}
-			f.link.change()
-			f.link.mu.Unlock()
-		}()
+			return welcoming()
+		}), discard)
+		go func() { defer close(up); _ = f.link.Run(ctx) }()
 		_, err := f.idle(ctx)
 		cancel()
 		<-up

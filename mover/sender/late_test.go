@@ -26,7 +26,7 @@ func TestLateWrite(t *testing.T) {
 		{"offered, connection gone", false, true, asked, queued, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			first, second := &conn{gone: make(chan struct{})}, &conn{gone: make(chan struct{})}
+			first, second := &conn{Gone: make(chan struct{})}, &conn{Gone: make(chan struct{})}
 			p := &pass{open: map[uint32]*batch{}}
 			r := &run{pipeline: &pipeline{buffers: buffers.New(chunker.BatchSize, 2*chunker.BatchSize)}, p: p, wake: make(chan struct{}, 1),
 				room: mover.Window{Limit: 1 << 30}, flight: map[*batch]struct{}{}, checks: map[uint32]*batch{}}
@@ -47,7 +47,7 @@ func TestLateWrite(t *testing.T) {
 			r.wrote(b, second, nil)
 			b.early = c.early
 			if c.gone {
-				close(second.gone)
+				close(second.Gone)
 				r.lost(second)
 			}
 			r.wrote(b, first, nil) // only now the CHECK's write comes back

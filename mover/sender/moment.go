@@ -104,7 +104,7 @@ func (m *moment) run(ctx context.Context) error {
 	f := m.f
 	m.report = f.newReport("point")
 	m.report.Group = m.g.name
-	wireAt := f.link.view().out
+	wireAt := f.link.view().Out
 	f.mu.Lock()
 	f.view.cutover, f.view.pointing = true, true
 	f.mu.Unlock()

@@ -39,8 +39,8 @@ func (f *Flow) Resume() error {
 	f.paused, f.stopped = false, nil
 	f.due, f.retry = f.due.Truncate(0), 0
 	f.mu.Unlock()
-	if stopped || f.link.view().fatal != nil {
-		f.link.reset()
+	if stopped || f.link.view().Fatal != nil {
+		f.link.Reset()
 	}
 	f.nudge()
 	return nil
@@ -49,7 +49,7 @@ func (f *Flow) Resume() error {
 // Sync begins a pass now, or after the one under way, and returns when it is committed.
 func (f *Flow) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
-	refused := f.link.view().fatal
+	refused := f.link.view().Fatal
 	f.mu.Lock()
 	switch {
 	case f.report != nil || f.released:
@@ -143,8 +143,8 @@ func (f *Flow) ready() error {
 	case f.stopped != nil:
 		return fmt.Errorf("%w: the flow is stopped: %v; %s", sentinel.ErrRefused, f.stopped, whatNow(f.stopped))
 	}
-	if l := f.link.view(); l.fatal != nil {
-		return fmt.Errorf("the flow is stopped: %w; %s", l.fatal, whatNow(l.fatal))
+	if l := f.link.view(); l.Fatal != nil {
+		return fmt.Errorf("the flow is stopped: %w; %s", l.Fatal, whatNow(l.Fatal))
 	}
 	return nil
 }

@@ -120,6 +120,9 @@ const (
 	probeSize  = 128 << 10 // of that part, so that all of them cost less than a hundredth of the digests
 )
 
+// spareLook is the weight of one look: a batch of the strongest level keeps a core for half a second, and counts when it is done.
+const spareLook = 0.3
+
 // leastSpare is what compressing gets even on a machine without an idle core: a thin line is worth that.
 const leastSpare = 0.25
 
@@ -128,7 +131,8 @@ const leastSpare = 0.25
 func (k *packer) look(idle float64, d time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.spare = max(leastSpare, min(k.cores, idle+k.busy/d.Seconds()))
+	now := max(leastSpare, min(k.cores, idle+k.busy/d.Seconds()))
+	k.spare += (now - k.spare) * spareLook
 	k.busy = 0
 }
 

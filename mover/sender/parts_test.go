@@ -20,6 +20,7 @@ import (
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 )
 
@@ -161,7 +162,7 @@ func TestLinkTellsWhyAndWhen(t *testing.T) {
 		}), discard)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- l.run(ctx) }()
+		go func() { ended <- l.Run(ctx) }()
 		time.Sleep(10 * time.Second) // of the bubble's clock
 		v := l.view()
 		if s := connecting("10.0.0.5:7443", v); !strings.HasPrefix(s, "gateway 10.0.0.5:7443: connection refused, next try in ") {
@@ -280,6 +281,6 @@ func TestGroupStepIsAllOrNone(t *testing.T) {
 }
 
 // onePath is the only way to a gateway.
-func onePath(dial func(context.Context) (net.Conn, error)) []Path {
-	return []Path{{Name: "only", Dial: dial}}
+func onePath(dial func(context.Context) (net.Conn, error)) []uplink.Path {
+	return []uplink.Path{{Name: "only", Dial: dial}}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"github.com/moverd/mover/wire"
 )
 
@@ -57,8 +58,8 @@ func (f *Flow) pass(ctx context.Context, on occasion) (*pass, error) {
 			continue
 		}
 		f.drop(p)
-		f.note(p.event(f.link.view().out-p.wireAt, err))
-		if errors.Is(err, sentinel.ErrFenced) && p.kind == mover.Delta && f.link.view().fatal == nil {
+		f.note(p.event(f.link.view().Out-p.wireAt, err))
+		if errors.Is(err, sentinel.ErrFenced) && p.kind == mover.Delta && f.link.view().Fatal == nil {
 			f.force = "the gateway cannot build on epoch " + fmt.Sprint(p.epoch-1) + ": " + err.Error()
 			continue
 		}
@@ -127,7 +128,7 @@ func (f *Flow) begin(ctx context.Context, on occasion) (*pass, error) {
 			return nil, fmt.Errorf("take what has changed: %w", err)
 		}
 		p := &pass{id: newID(), kind: choice.Kind, why: choice.Why, generation: tr.History().Generation, epoch: epoch,
-			consistency: mover.Fuzzy, frozen: frozen, around: on == inRound || on == inFreeze, reclaim: f.reclaim, started: took, wireAt: f.link.view().out}
+			consistency: mover.Fuzzy, frozen: frozen, around: on == inRound || on == inFreeze, reclaim: f.reclaim, started: took, wireAt: f.link.view().Out}
 		if frozen && f.deps.Freezer != nil && !f.link.view().keeps { // else KEEP tells, once that is certain (C13)
 			p.consistency = mover.Crash
 		}
@@ -247,14 +248,13 @@ func (f *Flow) linkUp(ctx context.Context) error {
 	var fatal error
 	for {
 		v := f.link.view()
-		if v.fatal == nil && v.conns == 0 {
+		if v.Fatal == nil && v.Conns == 0 {
 			f.show(mover.Connecting, connecting(f.cfg.Gateway, v), "")
 		}
 		up := false
-		err := f.link.until(ctx, func() bool {
-			fatal = f.link.fatal
-			up = len(f.link.conns) > 0
-			return fatal != nil || up || f.link.why != v.why || f.link.next != v.next
+		err := f.link.Until(ctx, func(s uplink.State) bool {
+			fatal, up = s.Fatal, s.Conns > 0
+			return fatal != nil || up || s.Why != v.Why || s.Next != v.Next
 		})
 		switch {
 		case err != nil:

@@ -6,10 +6,10 @@ import "github.com/moverd/mover/mover"
 // is at work while a step of its loop is under way.
 func (f *Flow) Pulse() mover.Pulse {
 	l := f.link.view()
-	p := mover.Pulse{Flow: f.cfg.Flow, Done: f.reader.served.Load() + f.link.heard.Load()}
+	p := mover.Pulse{Flow: f.cfg.Flow, Done: f.reader.served.Load() + l.Heard}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p.Done += f.steps
-	p.Working = f.cancel != nil && l.conns > 0
+	p.Working = f.cancel != nil && l.Conns > 0
 	return p
 }

@@ -18,7 +18,7 @@ func (f *Flow) newReport(kind string) *mover.Report {
 func (f *Flow) closeReport(r *mover.Report, wireAt int64, err error) {
 	r.Ended = time.Now()
 	r.Unreadable = f.reader.unreadable()
-	r.WireOut = f.link.view().out - wireAt
+	r.WireOut = f.link.view().Out - wireAt
 	r.OK = err == nil
 	if err != nil {
 		r.Error = err.Error()

@@ -23,6 +23,7 @@ import (
 	"github.com/moverd/mover/chunker"
 	"github.com/moverd/mover/internal/buffers"
 	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -95,9 +96,9 @@ func (pl *pipeline) send(ctx context.Context, p *pass) error {
 // watch ends the run when there is no connection left.
 func (r *run) watch(ctx context.Context) error {
 	var fatal error
-	err := r.link.until(ctx, func() bool {
-		fatal = r.link.fatal
-		return fatal != nil || len(r.link.conns) == 0
+	err := r.link.Until(ctx, func(s uplink.State) bool {
+		fatal = s.Fatal
+		return fatal != nil || s.Conns == 0
 	})
 	if err != nil {
 		return nil
@@ -238,10 +239,10 @@ func (r *run) detach(b *batch) {
 // move puts b on another connection, or none. r.mu is held.
 func (r *run) move(b *batch, c *conn) {
 	if b.conn != nil {
-		b.conn.load.Add(-b.bytes)
+		b.conn.Load.Add(-b.bytes)
 	}
 	if b.conn = c; c != nil {
-		c.load.Add(b.bytes)
+		c.Load.Add(b.bytes)
 	}
 }
 
@@ -268,7 +269,7 @@ func (r *run) attach(b *batch, c *conn, s stage, withSeq bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	select {
-	case <-c.gone:
+	case <-c.Gone:
 		return false
 	default:
 	}
@@ -304,7 +305,7 @@ func (r *run) wrote(b *batch, c *conn, err error) {
 	}
 	lost := err != nil && b.conn == c
 	select {
-	case <-b.conn.gone:
+	case <-b.conn.Gone:
 		lost = true
 	default: // if it goes later, its reader gives b back
 	}

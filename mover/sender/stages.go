@@ -128,7 +128,7 @@ func (r *run) check(ctx context.Context, b *batch) error {
 
 // write picks a connection and sends a frame of b. When ctx ends while the line lets nothing begin, b stays where it is.
 func (r *run) write(ctx context.Context, b *batch, s stage, withSeq bool, t wire.Type, seq uint32, m wire.Message) error {
-	c, err := r.link.pick()
+	c, err := r.link.Pick()
 	if err != nil {
 		r.redo(b)
 		return err
@@ -280,7 +280,7 @@ func (r *run) split(b *batch) {
 	defer r.mu.Unlock()
 	r.room.Give(whole - b.bytes)
 	if b.conn != nil {
-		b.conn.load.Add(b.bytes - whole)
+		b.conn.Load.Add(b.bytes - whole)
 	}
 	r.redoLocked(b)
 	r.p.mu.Lock()

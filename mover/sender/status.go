@@ -86,7 +86,7 @@ func (f *Flow) committed(p *pass) {
 	counts := p.counts
 	p.mu.Unlock()
 	f.deps.Log.Info("pass committed", "flow", f.cfg.Flow, "kind", p.kind.String(), "epoch", p.epoch, "bytes", p.total, "took", took.Round(time.Millisecond))
-	f.note(p.event(f.link.view().out-p.wireAt, nil))
+	f.note(p.event(f.link.view().Out-p.wireAt, nil))
 	f.link.setState(func(s *mover.FlowState) { s.Phase, s.Generation, s.Epoch = mover.Point, p.generation, p.epoch })
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,7 +112,7 @@ func (f *Flow) watchLine(ctx context.Context) error {
 	for {
 		select {
 		case now := <-tick.C:
-			conns, held := f.link.carrying()
+			conns, held := f.link.Conns()
 			f.packer.meter.look(conns, held, now)
 		case <-ctx.Done():
 			return nil
@@ -141,19 +141,19 @@ func (f *Flow) sample(ctx context.Context) error {
 		}
 		if d := now.Sub(last); !first {
 			v.line.Add(max(0, done-line), d)
-			v.wire.Add(max(0, l.in+l.out-wire), d)
+			v.wire.Add(max(0, l.In+l.Out-wire), d)
 			if bytes >= pending { // less: a pass was retired within this second
 				v.dirty.Add(bytes-pending, d)
 			}
 		}
 		v.pending, v.unknown = bytes, (leaves-known)*chunker.LeafSize
-		v.pace.RTT, v.pace.LeafSize = l.rtt, chunker.LeafSize
+		v.pace.RTT, v.pace.LeafSize = l.RTT, chunker.LeafSize
 		v.estimate = v.pace.Pause(bytes, v.unknown)
 		f.mu.Unlock()
 		if idle, ok := cores.idle(); ok {
 			f.packer.look(idle, now.Sub(last))
 		}
-		last, line, wire, pending = now, done, l.in+l.out, bytes
+		last, line, wire, pending = now, done, l.In+l.Out, bytes
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -173,9 +173,9 @@ func (f *Flow) Status() mover.Status {
 	v := &f.view
 	s := mover.Status{Flow: f.cfg.Flow, Role: "source", Device: f.cfg.Device, Identity: f.deps.Volume.Identity(), Peer: f.cfg.Gateway, Size: f.deps.Volume.Size(), State: v.state, Reason: v.reason,
 		Next: v.next, Since: v.since, Tracking: method, Gap: v.gap, Dirty: pending, DirtyRate: v.dirty.PerSecond(), Rate: v.line.PerSecond(),
-		WireRate: v.wire.PerSecond(), WireOut: l.out, WireIn: l.in, Totals: v.totals, Passes: v.passes, Rescans: v.rescans,
-		PointTime: v.point, PointEpoch: v.pointEpoch, Conns: l.conns, RTT: l.rtt.Seconds(), Links: l.links, Memory: f.deps.Buffers.Used(),
-		MemoryLimit: f.deps.Buffers.Limit(), Unreadable: bad, Reconnects: l.losses, Resent: v.resent, LastError: v.lastError}
+		WireRate: v.wire.PerSecond(), WireOut: l.Out, WireIn: l.In, Totals: v.totals, Passes: v.passes, Rescans: v.rescans,
+		PointTime: v.point, PointEpoch: v.pointEpoch, Conns: l.Conns, RTT: l.RTT.Seconds(), Links: l.Links, Memory: f.deps.Buffers.Used(),
+		MemoryLimit: f.deps.Buffers.Limit(), Unreadable: bad, Reconnects: l.Losses, Resent: v.resent, LastError: v.lastError}
 	if detail != "" {
 		s.Tracking += ": " + detail
 	}
@@ -214,9 +214,9 @@ const freshNotice = 15 * time.Second
 func (f *Flow) explain(s *mover.Status, l linkView) {
 	switch s.State {
 	case mover.Passing, mover.Settling, mover.Frozen:
-		if l.conns == 0 {
+		if l.Conns == 0 {
 			s.Reason = connecting(f.cfg.Gateway, l)
-		} else if p := noShare(l.links); p != nil {
+		} else if p := noShare(l.Links); p != nil {
 			s.Reason = fmt.Sprintf("line %s: %s", p.Line, p.Why)
 			s.Next = "wait, or moverctl line set " + p.Line + " at the gateway"
 		} else if l.notice != "" && time.Since(l.noticed) < freshNotice && l.noticed.After(f.view.since) {

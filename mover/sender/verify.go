@@ -31,7 +31,7 @@ const maxVerifyRounds = 10
 func (v *verify) run(ctx context.Context) error {
 	f := v.f
 	v.report = f.newReport("verify")
-	wireAt := f.link.view().out
+	wireAt := f.link.view().Out
 	err := v.rounds(ctx)
 	f.closeReport(v.report, wireAt, err)
 	if errors.Is(err, sentinel.ErrDiffer) {

@@ -7,7 +7,6 @@ import (
 	"net/url"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	smithyauth "github.com/aws/smithy-go/auth"
 	smithyendpoints "github.com/aws/smithy-go/endpoints"
@@ -17,7 +16,7 @@ import (
 	"github.com/moverd/mover/objstore"
 )
 
-// newClient is an SDK client that does nothing by itself: no retries, no correction of clocks, no trailers, no rules about endpoints.
+// newClient is the SDK's client for all calls that carry no object's bytes (see caller). It does nothing by itself: no retries, no correction of clocks, no trailers, no rules about endpoints.
 func newClient(c Config, base *url.URL, transport http.RoundTripper) *awss3.Client {
 	return awss3.New(awss3.Options{
 		Region:                     c.region(),
@@ -85,11 +84,6 @@ func tune(stack *middleware.Stack) error {
 		_, _ = stack.Build.Remove(id) // not every operation has each
 	}
 	switch stack.ID() {
-	case "PutObject", "UploadPart":
-		// Not signed by its digest: that takes a pass over the body before. Content-MD5 is signed, where there is one.
-		if err := v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware(stack); err != nil {
-			return err
-		}
 	case "DeleteObjects", "PutObjectTagging":
 		// Some servers insist on it and do not know what the SDK sends instead.
 		if err := smithyhttp.AddContentChecksumMiddleware(stack); err != nil {
@@ -99,13 +93,8 @@ func tune(stack *middleware.Stack) error {
 	return stack.Build.Add(headers{}, middleware.After)
 }
 
-// extra are headers that the SDK has no field for, or has wrong ones.
-type extra struct {
-	expires string // as it is, not as a time
-	sums    bool   // ask for the checksum that is stored with the object
-}
-
-type extraKey struct{}
+// expiresKey is the place of a header in a context that the SDK knows as a time only: a string, as it is.
+type expiresKey struct{}
 
 // headers sets what a request needs beside its fields.
 type headers struct{}
@@ -121,15 +110,8 @@ func (headers) HandleBuild(ctx context.Context, in middleware.BuildInput, next m
 	if smithyhttp.GetIsContentTypeDefaultValue(ctx) && r.Header.Get("Content-Type") == "application/octet-stream" {
 		r.Header.Del("Content-Type") // nobody has given it
 	}
-	if x, ok := ctx.Value(extraKey{}).(*extra); ok {
-		if x.expires != "" {
-			r.Header.Set("Expires", x.expires)
-		}
-		if x.sums {
-			r.Header.Set("X-Amz-Checksum-Mode", "ENABLED")
-		}
+	if expires, ok := ctx.Value(expiresKey{}).(string); ok {
+		r.Header.Set("Expires", expires)
 	}
 	return next.HandleBuild(ctx, in)
 }
-
-var agent = []string{"mover"}

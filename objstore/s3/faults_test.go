@@ -175,7 +175,7 @@ func TestRefusals(t *testing.T) {
 			io.WriteString(w, errorBody("PermanentRedirect"))
 		}, nil},
 		"error inside a 200": {func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == "HEAD" || r.Method == "GET" && r.URL.Path == "/bucket/k" && len(r.URL.Query()["x-id"]) > 0 {
+			if r.Method == "HEAD" || r.Method == "GET" && r.URL.Path == "/bucket/k" && r.URL.RawQuery == "" {
 				w.WriteHeader(500) // the bytes of an object may be anything
 				return
 			}
@@ -373,9 +373,42 @@ func TestPutProofs(t *testing.T) {
 
 var errNone = errors.New("none")
 
+// TestKnownDigest: a body that is not what its MD5 says is stored nowhere, whether the server looks or not.
+func TestKnownDigest(t *testing.T) {
+	for _, looks := range []bool{true, false} {
+		s := against(t, func(w http.ResponseWriter, r *http.Request) {
+			b, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			if raw, _ := base64.StdEncoding.DecodeString(r.Header.Get("Content-Md5")); looks && hex.EncodeToString(raw) != sum(b) {
+				w.WriteHeader(400)
+				io.WriteString(w, errorBody("BadDigest"))
+				return
+			}
+			w.Header().Set("ETag", `"`+sum(b)+`"`)
+		})
+		for _, n := range []int{0, 1, 10 << 10, 1 << 20} {
+			b := bytes.Repeat([]byte("x"), n)
+			md := md5.Sum(b)
+			for _, body := range []objstore.Body{objstore.Bytes(b), once(b)} {
+				body.MD5 = md[:]
+				if _, err := s.Put(t.Context(), "k", body, objstore.PutOptions{}); err != nil {
+					t.Errorf("%d bytes: %v", n, err)
+				}
+				body.MD5 = make([]byte, md5.Size)
+				_, err := s.Put(t.Context(), "k", body, objstore.PutOptions{})
+				kind(t, err, objstore.ErrCorrupt)
+				_, err = s.PutPart(t.Context(), "k", "u", 1, body)
+				kind(t, err, objstore.ErrCorrupt)
+			}
+		}
+	}
+}
+
 // TestPartProofs: where nothing in the answer proves a part, its digest is declared before.
 func TestPartProofs(t *testing.T) {
-	b := []byte("a part")
+	b := bytes.Repeat([]byte("a part of some length. "), 2000) // shorter ones are read before they are sent
 	var declared atomic.Int32
 	etag := `"opaque"`
 	s := against(t, func(w http.ResponseWriter, r *http.Request) {
@@ -647,10 +680,10 @@ func TestRequests(t *testing.T) {
 		key    string
 		want   request
 	}{
-		{s3.Config{Endpoint: "http://rgw.example:7480", Bucket: "photos", PathStyle: true}, "a b/ä", request{"rgw.example:7480", "/photos/a%20b/%C3%A4?x-id=PutObject", ""}},
-		{s3.Config{Endpoint: "http://rgw.example:7480", Bucket: "photos"}, "/a//../%", request{"photos.rgw.example:7480", "//a//../%25?x-id=PutObject", ""}},
-		{s3.Config{Endpoint: "http://rgw.example", Bucket: "Photos_1", PathStyle: true}, "/", request{"rgw.example", "/Photos_1//?x-id=PutObject", ""}},
-		{s3.Config{Endpoint: "http://rgw.example", Bucket: "x--use1-az4--x-s3"}, "k", request{"x--use1-az4--x-s3.rgw.example", "/k?x-id=PutObject", ""}},
+		{s3.Config{Endpoint: "http://rgw.example:7480", Bucket: "photos", PathStyle: true}, "a b/ä", request{"rgw.example:7480", "/photos/a%20b/%C3%A4", ""}},
+		{s3.Config{Endpoint: "http://rgw.example:7480", Bucket: "photos"}, "/a//../%", request{"photos.rgw.example:7480", "//a//../%25", ""}},
+		{s3.Config{Endpoint: "http://rgw.example", Bucket: "Photos_1", PathStyle: true}, "/", request{"rgw.example", "/Photos_1//", ""}},
+		{s3.Config{Endpoint: "http://rgw.example", Bucket: "x--use1-az4--x-s3"}, "k", request{"x--use1-az4--x-s3.rgw.example", "/k", ""}},
 	} {
 		c.config.Credentials, c.config.Transport = objstore.Fixed{ID: "KEY", Secret: secret}, transport
 		s, err := s3.New(c.config)

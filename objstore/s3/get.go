@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
@@ -49,26 +48,27 @@ func (s *Store) Get(ctx context.Context, key string, o objstore.GetOptions) (obj
 	if o.Off < 0 || o.Len < 0 {
 		return objstore.Object{}, nil, s.wrong(op, key, objstore.ErrNotSupported, "offset %d, length %d", o.Off, o.Len)
 	}
-	in := &awss3.GetObjectInput{Bucket: s.bucket, Key: &key}
-	whole := o.Off == 0 && o.Len == 0
+	h := make(http.Header, 8)
 	switch {
 	case o.Len > 0:
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", o.Off, o.Off+o.Len-1))
+		h.Set("Range", fmt.Sprintf("bytes=%d-%d", o.Off, o.Off+o.Len-1))
 	case o.Off > 0:
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-", o.Off))
+		h.Set("Range", fmt.Sprintf("bytes=%d-", o.Off))
+	default:
+		h.Set("X-Amz-Checksum-Mode", "ENABLED") // the checksum that is stored with the object is told
 	}
 	if o.IfTag != "" {
-		in.IfMatch = aws.String(quote(o.IfTag))
+		h.Set("If-Match", quote(o.IfTag))
 	}
 	ctx, done := s.call(ctx)
-	out, err := s.client.GetObject(context.WithValue(ctx, extraKey{}, &extra{sums: whole}), in)
+	resp, err := s.caller.do(ctx, http.MethodGet, key, "", h, nil)
 	if err != nil {
 		err = s.fail(ctx, op, key, err)
 		done()
 		return objstore.Object{}, nil, err
 	}
-	b := &body{in: out.Body, ctx: ctx, done: done, store: s, key: key}
-	obj, err := s.opened(key, o, out, b)
+	b := &body{in: resp.Body, ctx: ctx, done: done, store: s, key: key}
+	obj, err := s.opened(key, o, resp, b)
 	if err != nil {
 		b.Close()
 		return objstore.Object{}, nil, err
@@ -77,27 +77,28 @@ func (s *Store) Get(ctx context.Context, key string, o objstore.GetOptions) (obj
 }
 
 // opened looks at the answer to a Get, and tells b what is to come.
-func (s *Store) opened(key string, o objstore.GetOptions, out *awss3.GetObjectOutput, b *body) (objstore.Object, error) {
+func (s *Store) opened(key string, o objstore.GetOptions, resp *http.Response, b *body) (objstore.Object, error) {
 	const op = "get"
-	h := header(out.ResultMetadata)
-	if out.ContentLength == nil {
+	h := resp.Header
+	if resp.ContentLength < 0 {
 		return objstore.Object{}, s.wrong(op, key, nil, "an answer without a length")
 	}
-	n, size := *out.ContentLength, *out.ContentLength
+	n, size := resp.ContentLength, resp.ContentLength
+	place := h.Get("Content-Range")
 	if o.Off > 0 || o.Len > 0 {
-		if out.ContentRange == nil {
+		if place == "" {
 			return objstore.Object{}, s.wrong(op, key, objstore.ErrNotSupported, "the store gives all of it where a part was asked for")
 		}
-		first, last, all, err := ranged(*out.ContentRange)
+		first, last, all, err := ranged(place)
 		if err != nil {
 			return objstore.Object{}, s.wrong(op, key, nil, "content-range: %w", err)
 		}
 		if first != o.Off || last-first+1 != n || o.Len > 0 && n > o.Len || (o.Len == 0 || n < o.Len) && last != all-1 {
-			return objstore.Object{}, s.wrong(op, key, objstore.ErrCorrupt, "offset %d, length %d was asked for, %d bytes came as %q", o.Off, o.Len, n, *out.ContentRange)
+			return objstore.Object{}, s.wrong(op, key, objstore.ErrCorrupt, "offset %d, length %d was asked for, %d bytes came as %q", o.Off, o.Len, n, place)
 		}
 		size = all
-	} else if out.ContentRange != nil {
-		return objstore.Object{}, s.wrong(op, key, objstore.ErrCorrupt, "all was asked for, %q came", *out.ContentRange)
+	} else if place != "" {
+		return objstore.Object{}, s.wrong(op, key, objstore.ErrCorrupt, "all was asked for, %q came", place)
 	}
 	obj, err := s.object(op, key, size, h)
 	if err != nil {
@@ -108,7 +109,7 @@ func (s *Store) opened(key string, o objstore.GetOptions, out *awss3.GetObjectOu
 	}
 	b.in, b.left = objstore.Exactly(b.in, n), n
 	if o.Off == 0 && o.Len == 0 {
-		b.expect(obj.ETag, h)
+		b.expect(obj, h)
 	}
 	return obj, nil
 }
@@ -144,6 +145,9 @@ func (s *Store) object(op, key string, size int64, h http.Header) (objstore.Obje
 		return objstore.Object{}, s.wrong(op, key, nil, "last-modified: %w", err)
 	}
 	o.Modified = t.UTC()
+	if !opaque(h) {
+		o.MD5 = plain(o.ETag)
+	}
 	if n := h.Get("X-Amz-Missing-Meta"); n != "" && n != "0" {
 		return objstore.Object{}, s.wrong(op, key, objstore.ErrNotSupported, "it has %s user metadata that the store does not tell, for it cannot stand in a header", n)
 	}
@@ -200,12 +204,12 @@ type body struct {
 }
 
 // expect makes the body prove itself by what the answer has: its ETag where that is an MD5, or a checksum of all its bytes.
-func (b *body) expect(etag string, h http.Header) {
-	if md := plain(etag); md != nil && !opaque(h) {
+func (b *body) expect(o objstore.Object, h http.Header) {
+	if o.MD5 != nil {
 		b.sum = md5.New()
 		b.equal = func() error {
-			if got := b.sum.Sum(nil); string(got) != string(md) {
-				return fmt.Errorf("their MD5 is %s, the ETag %s", hex.EncodeToString(got), etag)
+			if got := b.sum.Sum(nil); string(got) != string(o.MD5) {
+				return fmt.Errorf("their MD5 is %s, the ETag %s", hex.EncodeToString(got), o.ETag)
 			}
 			return nil
 		}

@@ -32,7 +32,7 @@ func (s *Store) Begin(ctx context.Context, key string, o objstore.PutOptions) (s
 	}
 	with := ctx
 	if o.Attrs.Expires != "" {
-		with = context.WithValue(ctx, extraKey{}, &extra{expires: o.Attrs.Expires})
+		with = context.WithValue(ctx, expiresKey{}, o.Attrs.Expires)
 	}
 	out, err := s.client.CreateMultipartUpload(with, &awss3.CreateMultipartUploadInput{Bucket: s.bucket, Key: &key, StorageClass: classOf(o.Class),
 		Metadata: o.Attrs.Meta, ContentType: some(o.Attrs.ContentType), CacheControl: some(o.Attrs.CacheControl),
@@ -58,6 +58,14 @@ func (s *Store) absent(ctx context.Context, op, key string) error {
 	default:
 		return err
 	}
+}
+
+// some is a field that is set unless it is empty.
+func some(v string) *string {
+	if v == "" {
+		return nil
+	}
+	return &v
 }
 
 // Parts gives what an upload has.

@@ -9,23 +9,15 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net/http"
+	"net/url"
 	"strconv"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/smithy-go/middleware"
 
 	"github.com/moverd/mover/objstore"
 )
 
 // readBack is the largest object that is read again where nothing else proves what the store has.
 const readBack = 16 << 20
-
-// answer is what a request that stores bytes has come to.
-type answer struct {
-	etag     *string
-	metadata middleware.Metadata
-}
 
 // Put stores an object.
 func (s *Store) Put(ctx context.Context, key string, b objstore.Body, o objstore.PutOptions) (objstore.Written, error) {
@@ -41,24 +33,14 @@ func (s *Store) Put(ctx context.Context, key string, b objstore.Body, o objstore
 	if err := s.names(ctx, op, key, o.Attrs.Meta); err != nil {
 		return objstore.Written{}, err
 	}
-	in := &awss3.PutObjectInput{Bucket: s.bucket, Key: &key, ContentLength: &b.Size, StorageClass: classOf(o.Class), Metadata: o.Attrs.Meta,
-		ContentType: some(o.Attrs.ContentType), CacheControl: some(o.Attrs.CacheControl), ContentDisposition: some(o.Attrs.ContentDisposition),
-		ContentEncoding: some(o.Attrs.ContentEncoding), ContentLanguage: some(o.Attrs.ContentLanguage)}
-	if o.Absent {
-		in.IfNoneMatch = aws.String("*")
-	}
-	with := ctx
-	if o.Attrs.Expires != "" {
-		with = context.WithValue(ctx, extraKey{}, &extra{expires: o.Attrs.Expires})
-	}
 	l := load{store: s, op: op, name: key, body: b}
-	return l.send(ctx, func(r io.Reader, declared *string) (answer, error) {
-		in.Body, in.ContentMD5 = r, declared
-		out, err := s.client.PutObject(with, in)
+	return l.send(func(h http.Header, c *content) (http.Header, error) {
+		described(h, o)
+		resp, err := s.caller.do(ctx, http.MethodPut, key, "", h, c)
 		if err != nil {
-			return answer{}, s.refused(ctx, op, key, err, o.Absent)
+			return nil, s.refused(ctx, op, key, err, o.Absent)
 		}
-		return answer{out.ETag, out.ResultMetadata}, nil
+		return resp.Header, nil
 	}, func(etag string) error {
 		if b.Size <= readBack {
 			return s.reread(ctx, key, etag, b.Size, l.md)
@@ -83,15 +65,14 @@ func (s *Store) PutPart(ctx context.Context, key, upload string, no int, b objst
 	}
 	ctx, done := s.call(ctx)
 	defer done()
-	in := &awss3.UploadPartInput{Bucket: s.bucket, Key: &key, UploadId: &upload, PartNumber: aws.Int32(int32(no)), ContentLength: &b.Size}
+	query := "partNumber=" + strconv.Itoa(no) + "&uploadId=" + url.QueryEscape(upload)
 	l := load{store: s, op: op, name: key, body: b}
-	return l.send(ctx, func(r io.Reader, declared *string) (answer, error) {
-		in.Body, in.ContentMD5 = r, declared
-		out, err := s.client.UploadPart(ctx, in)
+	return l.send(func(h http.Header, c *content) (http.Header, error) {
+		resp, err := s.caller.do(ctx, http.MethodPut, key, query, h, c)
 		if err != nil {
-			return answer{}, s.fail(ctx, op, key, err)
+			return nil, s.fail(ctx, op, key, err)
 		}
-		return answer{out.ETag, out.ResultMetadata}, nil
+		return resp.Header, nil
 	}, func(string) error {
 		if !l.declared {
 			return l.next()
@@ -100,12 +81,21 @@ func (s *Store) PutPart(ctx context.Context, key, upload string, no int, b objst
 	})
 }
 
-// some is a field that is set unless it is empty.
-func some(v string) *string {
-	if v == "" {
-		return nil
+// described sets what goes with an object.
+func described(h http.Header, o objstore.PutOptions) {
+	a := o.Attrs
+	for _, f := range [...]struct{ name, value string }{{"Content-Type", a.ContentType}, {"Cache-Control", a.CacheControl}, {"Content-Disposition", a.ContentDisposition},
+		{"Content-Encoding", a.ContentEncoding}, {"Content-Language", a.ContentLanguage}, {"Expires", a.Expires}, {"X-Amz-Storage-Class", o.Class}} {
+		if f.value != "" {
+			h[f.name] = []string{f.value}
+		}
 	}
-	return &v
+	for k, v := range a.Meta {
+		h.Set(metaPrefix+k, v)
+	}
+	if o.Absent {
+		h.Set("If-None-Match", "*")
+	}
 }
 
 // load is a body on its way to the store.
@@ -118,32 +108,45 @@ type load struct {
 	md       []byte // its MD5, after it was read once
 }
 
+// small is the largest body that is read before it is sent, and goes out in one write with its header, which fit into a buffer of NewTransport together.
+const small = 24 << 10
+
 // send gives the body to do, and proves what the store has made of it. prove is asked where the answer has nothing that can be compared.
-func (l *load) send(ctx context.Context, do func(io.Reader, *string) (answer, error), prove func(etag string) error) (objstore.Written, error) {
+func (l *load) send(do func(http.Header, *content) (http.Header, error), prove func(etag string) error) (objstore.Written, error) {
 	r, err := l.open()
 	if err != nil {
 		return objstore.Written{}, l.broken(err)
 	}
 	defer func() { r.Close() }()
-	if r, err = l.declare(r); err != nil {
-		return objstore.Written{}, l.broken(err)
+	if len(l.body.MD5) == md5.Size {
+		l.declared, l.md = true, l.body.MD5
+	} else if l.body.Size > small {
+		if r, err = l.declare(r); err != nil {
+			return objstore.Written{}, l.broken(err)
+		}
 	}
 	src := &source{r: r, left: l.body.Size}
-	var declared *string
-	if l.declared {
-		declared = aws.String(base64.StdEncoding.EncodeToString(l.md))
-	} else {
-		src.md = md5.New()
-	}
 	var name string
 	if p := l.store.sum.Load(); p != nil {
 		name, src.sum = *p, newSum(*p)
 	}
-	if l.body.Size == 0 && src.finish() != nil {
-		return objstore.Written{}, l.broken(src.err)
+	c := &content{size: l.body.Size, stream: src}
+	if c.size <= small {
+		if c.bytes = src.all(); src.err != nil {
+			return objstore.Written{}, l.broken(src.err)
+		}
+		if !l.declared {
+			sum := md5.Sum(c.bytes)
+			l.declared, l.md = true, sum[:]
+		}
+	} else if !l.declared {
+		src.md = md5.New()
 	}
-	// The SDK lets go of src before it returns.
-	a, err := do(src, declared)
+	h := make(http.Header, 16)
+	if l.declared {
+		h["Content-Md5"] = []string{base64.StdEncoding.EncodeToString(l.md)}
+	}
+	answer, err := do(h, c)
 	switch {
 	case src.err != nil:
 		return objstore.Written{}, l.broken(src.err)
@@ -155,7 +158,7 @@ func (l *load) send(ctx context.Context, do func(io.Reader, *string) (answer, er
 	if src.md != nil {
 		l.md = src.md.Sum(nil)
 	}
-	return l.proven(a, name, src.sum, prove)
+	return l.proven(answer, name, src.sum, prove)
 }
 
 func (l *load) open() (io.ReadCloser, error) {
@@ -178,11 +181,7 @@ func (l *load) declare(r io.ReadCloser) (io.ReadCloser, error) {
 		return r, nil
 	}
 	src := &source{r: r, left: l.body.Size, md: md5.New()}
-	if l.body.Size == 0 {
-		_ = src.finish()
-	} else {
-		_, _ = io.Copy(io.Discard, src)
-	}
+	_, _ = io.Copy(io.Discard, src)
 	if src.err != nil {
 		return r, src.err
 	}
@@ -202,9 +201,8 @@ func (l *load) declare(r io.ReadCloser) (io.ReadCloser, error) {
 }
 
 // proven compares what the answer tells with what was sent. sum is the checksum of that name, which may have been taken on the way.
-func (l *load) proven(a answer, name string, sum hash.Hash, prove func(string) error) (objstore.Written, error) {
-	etag := unquote(aws.ToString(a.etag))
-	h := header(a.metadata)
+func (l *load) proven(h http.Header, name string, sum hash.Hash, prove func(string) error) (objstore.Written, error) {
+	etag := unquote(h.Get("ETag"))
 	l.store.learn(h)
 	w := objstore.Written{ETag: etag}
 	if etag == "" {
@@ -332,6 +330,17 @@ func (s *source) Read(p []byte) (int, error) {
 		s.err = err
 	}
 	return n, s.err
+}
+
+// all reads all of it.
+func (s *source) all() []byte {
+	b := make([]byte, s.left)
+	if len(b) == 0 {
+		_ = s.finish()
+	} else {
+		_, _ = io.ReadFull(s, b)
+	}
+	return b
 }
 
 // finish looks that nothing follows.

@@ -25,6 +25,7 @@ type Store struct {
 	transport http.RoundTripper
 	keys      objstore.Credentials
 	client    *awss3.Client
+	caller    *caller
 
 	open context.Context // until Close
 	shut context.CancelFunc
@@ -69,6 +70,7 @@ func New(c Config) (*Store, error) {
 		transport: transport,
 		keys:      c.Credentials,
 		client:    newClient(c, base, transport),
+		caller:    newCaller(c, base, transport),
 	}
 	s.open, s.shut = context.WithCancel(context.Background())
 	return s, nil

@@ -87,11 +87,8 @@ func (c *lively) extend() {
 	}
 }
 
-// sender gives requests to a transport and answers back as they are: no redirect is followed, nothing is tried again.
+// sender gives the SDK's requests to a transport and answers back as they are: no redirect is followed, nothing is tried again.
 type sender struct{ http.RoundTripper }
-
-// small is the largest body that goes out in one write with its header, which fit into a buffer of NewTransport together.
-const small = 24 << 10
 
 func (s sender) Do(r *http.Request) (*http.Response, error) {
 	switch {
