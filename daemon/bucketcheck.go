@@ -2,11 +2,8 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/moverd/mover/daemon/config"
@@ -36,14 +33,8 @@ func (c *checks) end(ctx context.Context, what string, s *config.Source, keys *k
 		return err
 	}
 	defer store.Close()
-	if where, ok := store.(objstore.Locator); ok && regions != nil {
-		region, err := where.Location(ctx)
-		if err == nil && !slices.Contains(regions, region) {
-			err = fmt.Errorf("it is in region %q; source.regions allows %s: %w", region, strings.Join(regions, ", "), objstore.ErrRefused)
-		}
-		if err != nil && !errors.Is(err, objstore.ErrNotSupported) {
-			return err
-		}
+	if err := objstore.Located(ctx, store, regions, "source.regions"); err != nil {
+		return err
 	}
 	p, err := store.List(ctx, objstore.Query{Prefix: e.Prefix(), Max: 1})
 	if err != nil {

@@ -4,8 +4,14 @@ package objstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/moverd/mover/internal/digest"
 )
 
 // Store is one bucket. Keys are bytes and compared as such; no driver cleans or joins them. Safe for concurrent use. A call is one try: objstore/retry tries
@@ -136,6 +142,8 @@ type Limits struct {
 	Meta      int // bytes of Attrs.Meta, keys and values together
 	// Key tells why a key cannot be stored; nil: it can. Never nil itself.
 	Key func(key string) error
+	// Rule names what Key is, for another end that has to know it without asking; "": it has no name.
+	Rule string
 }
 
 // What follows are abilities that a store may have as well. One that wraps another has all of them, and answers ErrNotSupported for what that one lacks.
@@ -166,4 +174,32 @@ type Versioner interface {
 type Locator interface {
 	// Location is the region.
 	Location(ctx context.Context) (string, error)
+}
+
+// Summer tells what an object really holds without sending its bytes to the caller.
+type Summer interface {
+	// Sum reads what o asks for of an object as the store has it, from the beginning of a block, at most SumMost blocks, and gives the digests of its blocks: those
+	// of a Digester. ErrNotFound, ErrChanged.
+	Sum(ctx context.Context, key string, o GetOptions) (Object, []digest.Digest, error)
+}
+
+// SumMost is the most blocks of one Sum.
+const SumMost = 8192
+
+// Located asks a store itself where its bucket is: ErrRefused if that is none of regions. nil: it may be anywhere. by names what allows them, for people.
+func Located(ctx context.Context, s Store, regions []string, by string) error {
+	where, ok := s.(Locator)
+	if !ok || regions == nil {
+		return nil
+	}
+	region, err := where.Location(ctx)
+	if errors.Is(err, ErrNotSupported) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("ask where the bucket is: %w", err)
+	}
+	if !slices.Contains(regions, region) {
+		return fmt.Errorf("%s is in region %q; %s allows %s: %w", s, region, by, strings.Join(regions, ", "), ErrRefused)
+	}
+	return nil
 }

@@ -40,7 +40,7 @@ func (c CopyConfig) withDefaults() CopyConfig {
 	if c.Part <= 0 {
 		c.Part = 16 << 20
 	}
-	c.Part = (c.Part + BlockSize - 1) / BlockSize * BlockSize
+	c.Part = (c.Part + objstore.BlockSize - 1) / objstore.BlockSize * objstore.BlockSize
 	c.Memory = max(c.Memory, 2*c.Part)
 	if c.Parts <= 0 {
 		c.Parts = 8
@@ -240,9 +240,9 @@ func (c *copier) small(ctx context.Context, e objstore.Entry, key string, r *Rec
 	if err != nil {
 		return 0, err
 	}
-	var d Digester
+	var d objstore.Digester
 	_, _ = d.Write(buf)
-	r.Digest = ObjectDigest(d.Blocks())
+	r.Digest = objstore.ObjectDigest(d.Blocks())
 	if err := c.pace(ctx, len(buf)); err != nil {
 		return 0, err
 	}

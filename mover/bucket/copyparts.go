@@ -18,9 +18,9 @@ func (c *copier) partSize(size int64) int64 {
 	if lim.Parts > 0 {
 		n = max(n, (size+int64(lim.Parts)-1)/int64(lim.Parts))
 	}
-	align := int64(BlockSize)
+	align := int64(objstore.BlockSize)
 	for lim.PartAlign > 0 && align%lim.PartAlign != 0 {
-		align += BlockSize
+		align += objstore.BlockSize
 	}
 	return (n + align - 1) / align * align
 }
@@ -117,7 +117,7 @@ func (c *copier) part(ctx context.Context, e objstore.Entry, key string, up *Pro
 	if _, err := c.read(ctx, e.Key, o, buf); err != nil {
 		return Done{}, err
 	}
-	var d Digester
+	var d objstore.Digester
 	_, _ = d.Write(buf)
 	if err := c.pace(ctx, len(buf)); err != nil {
 		return Done{}, err
@@ -149,7 +149,7 @@ func (c *copier) stream(ctx context.Context, e objstore.Entry, key string, up *P
 // digested digests what is read.
 type digested struct {
 	io.ReadCloser
-	d    Digester
+	d    objstore.Digester
 	pace func(int) error
 }
 

@@ -61,7 +61,7 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, from: mem.New(mem.Config{Name: "from", Now: c.Now}), to: mem.New(mem.Config{Name: "to", Now: c.Now, Limits: lim}), dir: t.TempDir(), clock: c}
 	r.src, r.dst = r.from, r.to
 	r.cfg = Config{Name: "test", Listers: 4}
-	r.copy = CopyConfig{Part: BlockSize, Memory: 8 * BlockSize}
+	r.copy = CopyConfig{Part: objstore.BlockSize, Memory: 8 * objstore.BlockSize}
 	return r
 }
 
@@ -200,8 +200,8 @@ func TestPasses(t *testing.T) {
 		r.put(fmt.Sprintf("data/%d/%05d", i%7, i), i%97*11, uint64(i))
 	}
 	r.put("empty", 0, 1)
-	r.put("large", 3*BlockSize+12345, 2)
-	r.put("exact", BlockSize, 3)
+	r.put("large", 3*objstore.BlockSize+12345, 2)
+	r.put("exact", objstore.BlockSize, 3)
 	r.put("照片 / ?&+%", 10, 4)
 	s := r.mustPass(2)
 	if s.Listed != 3004 || s.Copied != 3004 || s.Objects != 3004 || s.Same+s.Failed+s.Refused+s.Again != 0 || s.Bytes != s.CopiedBytes || s.CopiedBytes != s.ListedBytes {
@@ -213,7 +213,7 @@ func TestPasses(t *testing.T) {
 		t.Errorf("second pass: %+v", s)
 	}
 	r.put("data/0/00000", 5, 77)
-	r.put("large", 2*BlockSize+1, 78)
+	r.put("large", 2*objstore.BlockSize+1, 78)
 	if _, err := r.from.Delete(t.Context(), "data/3/00003", "empty"); err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestStops(t *testing.T) {
 				r.put(fmt.Sprintf("%x/%d", rnd.IntN(40), i), rnd.IntN(3000), rnd.Uint64())
 			}
 			for i := range 4 {
-				r.put(fmt.Sprint("large", i), BlockSize+rnd.IntN(3*BlockSize), rnd.Uint64())
+				r.put(fmt.Sprint("large", i), objstore.BlockSize+rnd.IntN(3*objstore.BlockSize), rnd.Uint64())
 			}
 			for range 12 {
 				keys := slices.Sorted(maps.Keys(all(t, r.from)))

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -80,7 +79,7 @@ func (f *Flow) close() {
 // look refuses, before the first byte, what would harm somebody (C19).
 func (f *Flow) look(ctx context.Context, s *session, from, to End) error {
 	for _, e := range []End{from, to} {
-		if err := located(ctx, e); err != nil {
+		if err := objstore.Located(ctx, e.Store, e.Regions, "source.regions"); err != nil {
 			return err
 		}
 	}
@@ -121,24 +120,6 @@ func (f *Flow) full(ctx context.Context, copied int64) error {
 	}
 	return fmt.Errorf("%s lists nothing, and %d objects were copied from it: deletes are not followed to an empty target; if it is right, set deletes: keep, and delete "+
 		"there by hand: %w", f.s.from, copied, sentinel.ErrRefused)
-}
-
-// located asks the store itself where its bucket is.
-func located(ctx context.Context, e End) error {
-	where, ok := e.Store.(objstore.Locator)
-	if !ok || e.Regions == nil {
-		return nil
-	}
-	region, err := where.Location(ctx)
-	if errors.Is(err, objstore.ErrNotSupported) {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("ask where the bucket is: %w", err)
-	}
-	if !slices.Contains(e.Regions, region) {
-		return fmt.Errorf("%s is in region %q; source.regions allows %s: %w", e.Store, region, strings.Join(e.Regions, ", "), objstore.ErrRefused)
-	}
-	return nil
 }
 
 // probeName begins the names of objects that show whether a target can be written.

@@ -22,6 +22,7 @@ import (
 	"github.com/moverd/mover/internal/room"
 	"github.com/moverd/mover/internal/sentinel"
 	"github.com/moverd/mover/internal/units"
+	"github.com/moverd/mover/objstore"
 )
 
 // Ledger is the truth about a bucket flow, on disk: what became of each object, how far the listing is, which units are under way, which uploads have begun. What a
@@ -530,8 +531,8 @@ func (l *Ledger) digestOfParts(key string, size int64) (digest.Digest, error) {
 		whole = whole && d.No == no
 		all = append(all, d.Blocks...)
 	})
-	if err == nil && (!whole || int64(len(all)) != (size+BlockSize-1)/BlockSize) {
+	if err == nil && (!whole || int64(len(all)) != (size+objstore.BlockSize-1)/objstore.BlockSize) {
 		err = fmt.Errorf("of %q %d parts with %d blocks are recorded, which are not all of %d bytes; it is copied again: %w", key, no, len(all), size, sentinel.ErrCorrupt)
 	}
-	return ObjectDigest(all), err
+	return objstore.ObjectDigest(all), err
 }

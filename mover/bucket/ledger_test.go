@@ -23,7 +23,7 @@ func ledger(t testing.TB) *Ledger {
 
 // An object whose parts are not all recorded does not count as copied (C17): nobody could tell later whether it is right.
 func TestPartsAreMissing(t *testing.T) {
-	const part = 2 * BlockSize
+	const part = 2 * objstore.BlockSize
 	blocks := func(n int) (out []digest.Digest) {
 		for i := range n {
 			out = append(out, digest.Sum([]byte{byte(i)}))

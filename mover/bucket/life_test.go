@@ -364,7 +364,7 @@ func (d dying) Complete(ctx context.Context, key, upload string, parts []objstor
 // C17: a worker that dies after it has completed an upload, and before that is recorded, leaves nothing that fails for ever.
 func TestCompletedUntold(t *testing.T) {
 	r := newRig(t)
-	r.put("large", 3*BlockSize+5, 1)
+	r.put("large", 3*objstore.BlockSize+5, 1)
 	r.clock.pass(time.Minute)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

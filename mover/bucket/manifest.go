@@ -22,7 +22,7 @@ type Line struct {
 	Modified time.Time `json:"modified"`
 	ETag     string    `json:"etag"`             // at the source
 	Target   string    `json:"target,omitempty"` // ETag at the target
-	Digest   string    `json:"digest,omitempty"` // ObjectDigest, in hex
+	Digest   string    `json:"digest,omitempty"` // objstore.ObjectDigest, in hex
 	Lost     []string  `json:"lost,omitempty"`
 	Why      string    `json:"why,omitempty"`
 }
@@ -63,7 +63,7 @@ func (l *Ledger) Manifest(w io.Writer) (Closing, error) {
 	if err != nil {
 		return out, fmt.Errorf("write the manifest: %w", err)
 	}
-	out.Root = sum(h).String()
+	out.Root = digest.Digest(h.Sum(nil)).String()
 	end := json.NewEncoder(buf)
 	if err := end.Encode(out); err != nil {
 		return out, fmt.Errorf("write the manifest: %w", err)

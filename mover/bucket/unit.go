@@ -36,7 +36,7 @@ type Progress struct {
 type Done struct {
 	No     int
 	ETag   string
-	Blocks []digest.Digest // see Digester
+	Blocks []digest.Digest // see objstore.Digester
 }
 
 // A unit ends at one of these.

@@ -13,7 +13,7 @@ import (
 
 // Tags implements objstore.Tagger.
 func (s *Store) Tags(ctx context.Context, key string) (map[string]string, error) {
-	if err := goodKey(key); err != nil {
+	if err := Key(key); err != nil {
 		return nil, s.unfit("tags", key, err)
 	}
 	c := s.begin(ctx, "tags", key)
@@ -35,7 +35,7 @@ func (s *Store) Tags(ctx context.Context, key string) (map[string]string, error)
 
 // SetTags implements objstore.Tagger. BOS takes 10, and has them in some regions only.
 func (s *Store) SetTags(ctx context.Context, key string, tags map[string]string) error {
-	if err := goodKey(key); err != nil {
+	if err := Key(key); err != nil {
 		return s.unfit("set tags", key, err)
 	}
 	c := s.begin(ctx, "set tags", key)
@@ -67,7 +67,7 @@ func (c *call) refusal(err error) error {
 
 // Grants implements objstore.Granter. An object without a list of its own has that of its bucket.
 func (s *Store) Grants(ctx context.Context, key string) (canned string, grants []string, err error) {
-	if err := goodKey(key); err != nil {
+	if err := Key(key); err != nil {
 		return "", nil, s.unfit("grants", key, err)
 	}
 	c := s.begin(ctx, "grants", key)
@@ -132,7 +132,7 @@ func meaning(list []api.GrantType, owner string) (canned string, grants []string
 
 // SetGrants implements objstore.Granter. An object of BOS is private or public-read; the SDK sends nothing for names that it does not know.
 func (s *Store) SetGrants(ctx context.Context, key, canned string) error {
-	err := goodKey(key)
+	err := Key(key)
 	if err == nil && canned != api.CANNED_ACL_PRIVATE && canned != api.CANNED_ACL_PUBLIC_READ {
 		err = fmt.Errorf("the canned list %q: an object of BOS is private or public-read", canned)
 	}

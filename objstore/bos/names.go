@@ -18,8 +18,8 @@ import (
 
 const keyMost = 1023
 
-// goodKey tells why BOS, or the functions of its SDK, take no such key.
-func goodKey(key string) error {
+// Key tells why BOS, or the functions of its SDK, take no such key.
+func Key(key string) error {
 	switch {
 	case key == "":
 		return errors.New("an empty key")

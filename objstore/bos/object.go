@@ -63,7 +63,7 @@ func (s *Store) List(ctx context.Context, q objstore.Query) (objstore.Page, erro
 
 // Head implements objstore.Store.
 func (s *Store) Head(ctx context.Context, key string) (objstore.Object, error) {
-	if err := goodKey(key); err != nil {
+	if err := Key(key); err != nil {
 		return objstore.Object{}, s.unfit("head", key, err)
 	}
 	c := s.begin(ctx, "head", key)
@@ -77,7 +77,7 @@ func (s *Store) Head(ctx context.Context, key string) (objstore.Object, error) {
 // Get implements objstore.Store. The ETag is compared here, for it is not told whether BOS wants quotation marks in If-Match. The bytes of a whole object are
 // compared with the CRC-64 that the store tells.
 func (s *Store) Get(ctx context.Context, key string, o objstore.GetOptions) (objstore.Object, io.ReadCloser, error) {
-	err := goodKey(key)
+	err := Key(key)
 	if err == nil && (o.Off < 0 || o.Len < 0) {
 		err = fmt.Errorf("%d bytes from %d", o.Len, o.Off)
 	}
@@ -152,7 +152,7 @@ func (c *call) part(o objstore.GetOptions) (size int64, err error) {
 
 // Put implements objstore.Store.
 func (s *Store) Put(ctx context.Context, key string, b objstore.Body, o objstore.PutOptions) (objstore.Written, error) {
-	err := goodKey(key)
+	err := Key(key)
 	if err == nil {
 		err = goodOptions(o)
 	}

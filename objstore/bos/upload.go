@@ -15,7 +15,7 @@ import (
 
 // Begin implements objstore.Store. BOS takes the user's metadata with Complete.
 func (s *Store) Begin(ctx context.Context, key string, o objstore.PutOptions) (upload string, err error) {
-	if err = goodKey(key); err == nil {
+	if err = Key(key); err == nil {
 		err = goodOptions(o)
 	}
 	if err != nil {
@@ -36,7 +36,7 @@ func (s *Store) Begin(ctx context.Context, key string, o objstore.PutOptions) (u
 // PutPart implements objstore.Store.
 func (s *Store) PutPart(ctx context.Context, key, upload string, no int, b objstore.Body) (objstore.Written, error) {
 	l := s.Limits()
-	err := goodKey(key)
+	err := Key(key)
 	switch {
 	case err != nil:
 	case no < 1 || no > l.Parts:
@@ -56,7 +56,7 @@ func (s *Store) PutPart(ctx context.Context, key, upload string, no int, b objst
 
 // Parts implements objstore.Store.
 func (s *Store) Parts(ctx context.Context, key, upload string, after int) (parts []objstore.Part, more bool, err error) {
-	if err := goodKey(key); err != nil {
+	if err := Key(key); err != nil {
 		return nil, false, s.unfit("parts", key, err)
 	}
 	c := s.begin(ctx, "parts", key)
@@ -84,7 +84,7 @@ func (s *Store) Parts(ctx context.Context, key, upload string, after int) (parts
 
 // Complete implements objstore.Store.
 func (s *Store) Complete(ctx context.Context, key, upload string, parts []objstore.Part, o objstore.PutOptions) (objstore.Written, error) {
-	err := goodKey(key)
+	err := Key(key)
 	if err == nil {
 		err = goodOptions(o)
 	}
@@ -117,7 +117,7 @@ func (s *Store) Complete(ctx context.Context, key, upload string, parts []objsto
 
 // Abort implements objstore.Store.
 func (s *Store) Abort(ctx context.Context, key, upload string) error {
-	if err := goodKey(key); err != nil {
+	if err := Key(key); err != nil {
 		return s.unfit("abort", key, err)
 	}
 	c := s.begin(ctx, "abort", key)

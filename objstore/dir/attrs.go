@@ -54,7 +54,7 @@ func newRecord(o objstore.PutOptions, etag string) *record {
 
 // allowed tells why a key or attributes are not taken.
 func allowed(key string, o objstore.PutOptions) error {
-	if err := check(key); err != nil {
+	if err := Key(key); err != nil {
 		return fmt.Errorf("%w: %w", err, objstore.ErrNotSupported)
 	}
 	a := o.Attrs

@@ -306,7 +306,7 @@ func (w *walk) least() int {
 // entry looks at a file that a folder has.
 func (s *Store) entry(key, path string) (objstore.Object, error) {
 	if strings.Contains(path, own) { // perhaps not where its key is looked for
-		if check(key) != nil || !proper(key, path) {
+		if Key(key) != nil || !proper(key, path) {
 			return objstore.Object{}, errNone
 		}
 		return s.statObject(key)

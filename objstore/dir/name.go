@@ -147,7 +147,7 @@ func keyOf(path string) (string, bool) {
 		}
 		key += more
 	}
-	return key, check(key) == nil && proper(key, path)
+	return key, Key(key) == nil && proper(key, path)
 }
 
 // proper tells whether a file is at a place of its key: others may have made what only looks like an escaped name.
@@ -156,8 +156,8 @@ func proper(key, path string) bool {
 	return path == first.path() || path == second.path()
 }
 
-// check tells why a key cannot be stored.
-func check(key string) error {
+// Key tells why a key cannot be stored.
+func Key(key string) error {
 	if len(key) == 0 || len(key) > 1024 {
 		return fmt.Errorf("a key has 1 to 1,024 bytes, not %d", len(key))
 	}

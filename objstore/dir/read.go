@@ -19,7 +19,7 @@ import (
 
 // lookup opens the file of an object.
 func (s *Store) lookup(key string) (*os.File, objstore.Object, error) {
-	if check(key) != nil {
+	if Key(key) != nil {
 		return nil, objstore.Object{}, errNone // it cannot have been stored
 	}
 	first, second := places(key)

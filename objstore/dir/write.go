@@ -425,7 +425,7 @@ func (s *Store) Delete(ctx context.Context, keys ...string) (map[string]error, e
 
 // remove removes the files of an object, and folders that are empty then. It gives the folders that have to be made durable.
 func (s *Store) remove(key string) (where []string, err error) {
-	if check(key) != nil {
+	if Key(key) != nil {
 		return nil, nil // there is none
 	}
 	first, second := places(key)

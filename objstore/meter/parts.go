@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/objstore"
 )
 
@@ -132,10 +133,23 @@ func (s *Store) Location(ctx context.Context) (string, error) {
 	return where, err
 }
 
+// Sum is counted.
+func (s *Store) Sum(ctx context.Context, key string, o objstore.GetOptions) (objstore.Object, []digest.Digest, error) {
+	g, ok := s.in.(objstore.Summer)
+	if !ok {
+		return objstore.Object{}, nil, s.lacks("sum", key)
+	}
+	began := time.Now()
+	obj, sums, err := g.Sum(ctx, key, o)
+	s.done("sum", began, err)
+	return obj, sums, err
+}
+
 var _ interface {
 	objstore.Store
 	objstore.Tagger
 	objstore.Granter
 	objstore.Versioner
 	objstore.Locator
+	objstore.Summer
 } = (*Store)(nil)

@@ -3,8 +3,10 @@ package objtest
 import (
 	"errors"
 	"maps"
+	"slices"
 	"testing"
 
+	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/objstore"
 )
 
@@ -112,4 +114,51 @@ func (s *suite) bucket(t *testing.T) {
 	if !lacks(t, ok, err, "location") && (err != nil || where == "") {
 		t.Errorf("location %q, %v", where, err)
 	}
+}
+
+// sums asks for digests of what is stored.
+func (s *suite) sums(t *testing.T) {
+	s.put(t, "sums", nil)
+	g, ok := s.Store.(objstore.Summer)
+	var err error
+	if ok {
+		_, _, err = g.Sum(s.ctx, "sums", objstore.GetOptions{})
+	}
+	if lacks(t, ok, err, "digests without the bytes") {
+		return
+	}
+	b := content(1, objstore.BlockSize+1000)
+	w := s.put(t, "sums", b)
+	blocks := func(b []byte) []digest.Digest {
+		var d objstore.Digester
+		_, _ = d.Write(b)
+		return d.Blocks()
+	}
+	for _, c := range []struct {
+		o    objstore.GetOptions
+		want []byte
+	}{
+		{objstore.GetOptions{}, b}, {objstore.GetOptions{Len: objstore.BlockSize, IfTag: w.ETag}, b[:objstore.BlockSize]},
+		{objstore.GetOptions{Off: objstore.BlockSize, Len: 1 << 40}, b[objstore.BlockSize:]}, {objstore.GetOptions{Len: 10}, b[:10]},
+	} {
+		obj, sums, err := g.Sum(s.ctx, "sums", c.o)
+		if err != nil || obj.Size != int64(len(b)) || obj.ETag != w.ETag || !slices.Equal(sums, blocks(c.want)) {
+			t.Errorf("sum %+v: %+v, %d digests, %v", c.o, obj.Entry, len(sums), err)
+		}
+	}
+	s.put(t, "empty", nil)
+	if obj, sums, err := g.Sum(s.ctx, "empty", objstore.GetOptions{}); err != nil || obj.Size != 0 || len(sums) != 0 {
+		t.Errorf("sum of nothing: %+v, %d digests, %v", obj, len(sums), err)
+	}
+	for _, o := range []objstore.GetOptions{{Off: 1}, {Off: -1}, {Off: 2 * objstore.BlockSize}, {Len: -1}} {
+		_, _, err := g.Sum(s.ctx, "sums", o)
+		s.failed(t, err, "sums", nil)
+		if objstore.Retryable(err) {
+			t.Errorf("sum %+v: %v", o, err)
+		}
+	}
+	_, _, err = g.Sum(s.ctx, "sums", objstore.GetOptions{IfTag: "another"})
+	s.failed(t, err, "sums", objstore.ErrChanged)
+	_, _, err = g.Sum(s.ctx, "none", objstore.GetOptions{})
+	s.failed(t, err, "none", objstore.ErrNotFound)
 }

@@ -46,7 +46,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"absent", s.absent}, {"delete", s.deletes}, {"bodies", s.bodies}, {"cancel", s.cancel}, {"errors", s.notThere},
 		{"parts", s.parts}, {"part numbers", s.partNumbers}, {"part bodies", s.partBodies}, {"complete", s.completes}, {"absent parts", s.absentParts},
 		{"abort", s.aborts}, {"many parts", s.manyParts}, {"uploads", s.uploads},
-		{"tags", s.tags}, {"grants", s.grants}, {"bucket", s.bucket},
+		{"tags", s.tags}, {"grants", s.grants}, {"bucket", s.bucket}, {"sums", s.sums},
 		{"concurrent", s.concurrent}, {"history", s.history},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/moverd/mover/internal/digest"
 	"github.com/moverd/mover/objstore"
 )
 
@@ -115,10 +116,24 @@ func (s *Store) Location(ctx context.Context) (where string, err error) {
 	return where, err
 }
 
+// Sum tries again.
+func (s *Store) Sum(ctx context.Context, key string, o objstore.GetOptions) (obj objstore.Object, sums []digest.Digest, err error) {
+	g, ok := s.in.(objstore.Summer)
+	if !ok {
+		return obj, nil, s.lacks("sum", key)
+	}
+	err = s.do(ctx, "sum", key, func() (err error) {
+		obj, sums, err = g.Sum(ctx, key, o)
+		return err
+	})
+	return obj, sums, err
+}
+
 var _ interface {
 	objstore.Store
 	objstore.Tagger
 	objstore.Granter
 	objstore.Versioner
 	objstore.Locator
+	objstore.Summer
 } = (*Store)(nil)

@@ -13,6 +13,22 @@ import (
 
 // takes tells why no object can have a key.
 func (s *Store) takes(key string) error {
+	if s.amazon {
+		return AmazonKey(key)
+	}
+	return Key(key)
+}
+
+// AmazonKey is Key for AWS, which refuses more.
+func AmazonKey(key string) error {
+	if err := Key(key); err != nil || !climbs(key) {
+		return err
+	}
+	return errors.New("the key leads out of the bucket, read as a path")
+}
+
+// Key tells why no object of S3 can have a key.
+func Key(key string) error {
 	switch {
 	case key == "":
 		return errors.New("the key is empty")
@@ -22,8 +38,6 @@ func (s *Store) takes(key string) error {
 		return errors.New("the key is no UTF-8")
 	case strings.ContainsRune(key, 0):
 		return errors.New("the key has a zero byte")
-	case s.amazon && climbs(key):
-		return errors.New("the key leads out of the bucket, read as a path")
 	}
 	return nil
 }

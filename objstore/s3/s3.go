@@ -116,8 +116,12 @@ const (
 
 // Limits are those of AWS, which Ceph RGW has with its defaults too.
 func (s *Store) Limits() objstore.Limits {
+	rule := "s3"
+	if s.amazon {
+		rule = "s3 of AWS"
+	}
 	return objstore.Limits{Put: putMost, Object: allBytes, PartLeast: partMin, PartMost: putMost, Parts: partsAll, List: pageMost, Batch: pageMost, Meta: metaMost,
-		Key: s.takes}
+		Key: s.takes, Rule: rule}
 }
 
 // standardIsEmpty calls the standard class as the contract does.

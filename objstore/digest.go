@@ -1,4 +1,4 @@
-package bucket
+package objstore
 
 import (
 	"github.com/zeebo/blake3"
