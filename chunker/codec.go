@@ -82,13 +82,16 @@ func NewCodec(cfg CodecConfig) (*Codec, error) {
 // Close frees what the codec holds. No call may be under way.
 func (c *Codec) Close() { c.dec.Close() }
 
+// leastPacked is the least bytes that are packed: the frames of fewer do not announce their size.
+const leastPacked = 256
+
 // Bound is the capacity that dst needs behind its length so that Compress of n bytes does not allocate.
 func Bound(n int) int { return n + n>>14 + 64 }
 
 // Compress appends one zstd frame with src to dst. ok is false, and dst comes back as it was, when src does not shrink by at
 // least 3 %: send it plain.
 func (c *Codec) Compress(dst, src []byte, l Level) (out []byte, ok bool) {
-	if l == Off || len(src) == 0 {
+	if l == Off || len(src) < leastPacked {
 		return dst, false
 	}
 	e := c.get(l)

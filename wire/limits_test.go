@@ -64,7 +64,7 @@ func limitCases() (cs []limitCase) {
 	steps("welcome/keepalive", 1, KeepaliveMS, func(n int) Message { return &Welcome{1, 1, uint32(n), MaxPlain, state} })
 	steps("release/report", 0, MaxText, func(n int) Message { return &Release{Report: s("x", n)} })
 	steps("readback/scope", 1, 2, func(n int) Message { return &ReadBack{uint8(n)} })
-	open := func(f func(*Open)) Message { m := *samples()[6].m.(*Open); f(&m); return &m }
+	open := func(f func(*Open)) Message { m := *openSample(); f(&m); return &m }
 	steps("open/identity", 0, MaxIdentity, func(n int) Message { return open(func(m *Open) { m.Identity = s("x", n) }) })
 	steps("open/kind", 1, 3, func(n int) Message { return open(func(m *Open) { m.Kind = uint8(n) }) })
 	steps("open/consistency", 1, 2, func(n int) Message { return open(func(m *Open) { m.Consistency = uint8(n) }) })
@@ -128,6 +128,8 @@ func limitCases() (cs []limitCase) {
 	steps("commit/flags", 0, 1, func(n int) Message { return &Commit{Consistency: 1, Flags: uint16(n)} })
 	steps("committed/mode", 1, 2, func(n int) Message { return &Committed{Mode: uint8(n)} })
 	steps("root/free", 0, 10, func(n int) Message { return &Root{Leaves: 10, Free: uint64(n)} })
+
+	cs = append(cs, objectCases(steps)...)
 
 	bad := func(name string, m Message) { cs = append(cs, limitCase{name, m, false}) }
 	bad("hello/versions", hello(func(m *Hello) { m.MinVersion = 2 }))

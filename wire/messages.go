@@ -43,6 +43,9 @@ const (
 	TypePrints
 	TypePages
 	TypeAgain
+	TypeCall
+	TypeResult
+	TypeChunks
 )
 
 // Limits of the protocol.
@@ -65,6 +68,7 @@ const (
 	CapKeep      = 1 << 1 // KEEP and KEPT are understood
 	CapShape     = 1 << 2 // DEMAND and GRANT are understood; the gateway's: it shares a line out
 	CapPages     = 1 << 3 // PRINTS, PAGES and AGAIN are understood
+	CapObjects   = 1 << 4 // the flow moves objects: CALL, RESULT and CHUNKS are understood
 	KeepaliveMS  = 10_000
 	DeadMS       = 30_000
 	ALPN         = "mover/1"

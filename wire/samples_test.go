@@ -51,7 +51,7 @@ func join(fs ...[]field) (all []field) {
 
 // samples has every message once, some twice.
 func samples() []sample {
-	return []sample{
+	return append(objectSamples(), []sample{
 		{"hello", 0, &Hello{1, 1, CapZstd, id(0x10), 3, "acme/db1/root", "moverd/1.0"}, []field{{"magic", 4}, {"min version", 2},
 			{"max version", 2}, {"capabilities", 8}, {"link", 16}, {"connection", 1}, {"flow, length", 2}, {"flow", 13}, {"agent, length", 2}, {"agent", 10}}},
 		{"welcome", 0, &Welcome{1, CapZstd, 10000, 64 << 20, state}, join([]field{{"version", 2}, {"capabilities", 8},
@@ -102,5 +102,5 @@ func samples() []sample {
 		{"grant", 0, &Grant{18, 25_000_000, 2000, 1_000_000, "idc-bj", "the line's rate"}, []field{{"serial", 4}, {"rate", 8}, {"ttl ms", 4}, {"safe", 8},
 			{"line, length", 2}, {"line", 6}, {"why, length", 2}, {"why", 15}}},
 		{"kept-not", 9, &Kept{3, "", "no room"}, []field{{"consistency", 1}, {"point, length", 2}, {"text, length", 2}, {"text", 7}}},
-	}
+	}...)
 }

@@ -16,7 +16,7 @@ type belongs uint8
 const (
 	free    belongs = iota // a request, its answer or news about it: any seq
 	alone                  // belongs to nothing: 0
-	inBatch                // belongs to a batch: 1 or more
+	inBatch                // belongs to a batch or a call: 1 or more
 )
 
 // kinds has what the header of a frame can be checked for, by type. Payloads outside [least, most] are refused before
@@ -59,6 +59,9 @@ var kinds = [...]struct {
 	TypePrints:    {"PRINTS", 2 + 8, 2 + MaxPages*8, inBatch},
 	TypePages:     {"PAGES", 3, 2 + MaxPages/8, inBatch},
 	TypeAgain:     {"AGAIN", 0, 0, inBatch},
+	TypeCall:      {"CALL", 1, MaxPayload, inBatch},
+	TypeResult:    {"RESULT", 2, MaxPayload, inBatch},
+	TypeChunks:    {"CHUNKS", 2 + chunkSize, 2 + MaxOffered*chunkSize, inBatch},
 }
 
 // Known tells whether version 1 has this type.
@@ -143,6 +146,12 @@ func TypeOf(m Message) Type {
 		return TypePages
 	case *Again:
 		return TypeAgain
+	case *Call:
+		return TypeCall
+	case *Result:
+		return TypeResult
+	case *Chunks:
+		return TypeChunks
 	}
 	return 0
 }
@@ -216,6 +225,12 @@ func New(t Type) Message {
 		return new(Pages)
 	case TypeAgain:
 		return new(Again)
+	case TypeCall:
+		return new(Call)
+	case TypeResult:
+		return new(Result)
+	case TypeChunks:
+		return new(Chunks)
 	}
 	return nil
 }
