@@ -64,7 +64,7 @@ func dryRun(ctx context.Context, cfg FlowConfig, n note, l *Ledger, progress fun
 	}
 	defer func() { _, _ = from.Store.Close(), to.Store.Close() }() // nothing was written
 	for _, e := range []End{from, to} {
-		if err := located(ctx, e); err != nil {
+		if err := objstore.Located(ctx, e.Store, e.Regions, "source.regions"); err != nil {
 			return nil, err
 		}
 	}

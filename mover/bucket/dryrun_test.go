@@ -98,7 +98,7 @@ func TestPlan(t *testing.T) {
 	for i := range 7 {
 		r.put(fmt.Sprintf("tmp/%d", i), 10, uint64(i))
 	}
-	r.put("large", 3*BlockSize+5, 1)
+	r.put("large", 3*objstore.BlockSize+5, 1)
 	put := func(key, text string) {
 		t.Helper()
 		if _, err := r.to.Put(t.Context(), key, objstore.Bytes([]byte(text)), objstore.PutOptions{}); err != nil {
@@ -116,7 +116,7 @@ func TestPlan(t *testing.T) {
 		t.Error("the flow's folder was made")
 	}
 	want := mover.BucketPlan{Source: mover.BucketSum{Objects: 2731}, Copy: mover.BucketSum{Objects: 2601}, New: 2601, LeftOut: 7, Refused: mover.BucketSum{Objects: 130, Bytes: 1300},
-		Others: mover.BucketSum{Objects: 1501, Bytes: 1501}, Overwrite: mover.BucketSum{Objects: 1, Bytes: 7}, Large: mover.BucketSum{Objects: 1, Bytes: 3*BlockSize + 5}}
+		Others: mover.BucketSum{Objects: 1501, Bytes: 1501}, Overwrite: mover.BucketSum{Objects: 1, Bytes: 7}, Large: mover.BucketSum{Objects: 1, Bytes: 3*objstore.BlockSize + 5}}
 	same := func(p *mover.BucketPlan, w mover.BucketPlan) {
 		t.Helper()
 		if p.Source.Objects != w.Source.Objects || p.Copy.Objects != w.Copy.Objects || p.New != w.New || p.LeftOut != w.LeftOut || p.Refused.Objects != w.Refused.Objects || p.Others != w.Others ||

@@ -51,6 +51,8 @@ type Config struct {
 	// Policy may refuse what Flows allows: ErrDenied for what will not do until the policy changes, ErrRefused for what is too large, a
 	// *wire.Error busy for what may be asked again. It must not block. May be nil.
 	Policy func(Ask) error
+	// Objects serves bucket flows, whose connections come by the same door. May be nil.
+	Objects Objects
 	// OpenTarget opens a target of at least size bytes (0: not known yet) exclusively, with all checks of C12; create makes an image
 	// file of that size where none is.
 	OpenTarget func(path string, size int64, create bool) (blockdev.Target, error)

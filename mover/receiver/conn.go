@@ -65,6 +65,10 @@ func (s *Server) serve(nc net.Conn) {
 		_ = wc.Close()
 		return
 	}
+	if hello.Capabilities&wire.CapObjects != 0 {
+		s.serveObjects(wc, hello)
+		return
+	}
 	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}, grants: make(chan *wire.Grant, 1)}
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	defer c.cancel()

@@ -177,6 +177,7 @@ func (f *flow) volume() int64 { return max(f.record().Volume.Size, f.granted.Loa
 
 // Enforce ends every link that the policy does not allow any more. It returns how many.
 func (s *Server) Enforce() (ended int) {
+	ended = s.enforceObjects()
 	for _, key := range s.order {
 		f := s.flows[key]
 		l := f.currentLink()

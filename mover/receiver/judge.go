@@ -10,6 +10,7 @@ import (
 // Judge asks about the certificate of every live connection and ends those that are not good any more, telling the source why. What they
 // had not got acked is dropped as after a broken line; connections with another certificate go on. It returns how many it ended.
 func (s *Server) Judge(verdict func(*x509.Certificate) error) (ended int) {
+	ended = s.judgeObjects(verdict)
 	for _, f := range s.flows {
 		l := f.currentLink()
 		if l == nil {

@@ -47,6 +47,7 @@ type Server struct {
 	mu     sync.Mutex // guards all below
 	conns  int        // whose peer is known
 	hosts  map[string]int
+	moving map[*objectConn]bool // connections of bucket flows
 	closed bool
 }
 
@@ -59,7 +60,7 @@ func New(cfg Config) (*Server, error) {
 	if err := tryPoints(cfg); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}, hosts: map[string]int{}}
+	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}, hosts: map[string]int{}, moving: map[*objectConn]bool{}}
 	if s.cat, err = catalog.Open(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -174,6 +175,9 @@ func (s *Server) Close() error {
 		if l := f.currentLink(); l != nil {
 			l.end(stopping)
 		}
+	}
+	for _, c := range s.objectConns() {
+		c.end(stopping)
 	}
 	s.cancel()
 	s.bg.Wait()
