@@ -31,6 +31,7 @@ type Lease struct {
 	Class string `json:"class"`
 	Want  int64  `json:"want_bytes_per_second"` // -1: as much as there is
 	Rate  int64  `json:"rate_bytes_per_second"` // -1: not bounded
+	Past  bool   `json:"past,omitempty"`        // used past the gateway, which counts what it is told
 }
 
 // LineSet is what an operator changes of a line without its config: until a time, or until he takes it back. Nil fields stay as configured.

@@ -178,6 +178,16 @@ func changed(old, rate int64) bool {
 	return d > old/50 || -d > old/50 || (rate == 0) != (old == 0)
 }
 
+// Held is the most that k may be using at now, bytes/s, and until when.
+func (g *Ledger[K]) Held(now time.Time, k K) (rate int64, until time.Time) {
+	g.expire(now)
+	h := g.holders[k]
+	if h == nil {
+		return 0, time.Time{}
+	}
+	return h.held, h.lease.Until
+}
+
 // Lease is what k holds.
 func (g *Ledger[K]) Lease(k K) (Lease, Ask, bool) {
 	h := g.holders[k]

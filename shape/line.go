@@ -79,6 +79,13 @@ func (l *Line) Count(now time.Time, n int64) {
 	l.used.Samples[l.slot] += n
 }
 
+// Return takes back n bytes that were counted and did not cross the line, recent ones of them in the sample that holds now.
+func (l *Line) Return(now time.Time, n, recent int64) {
+	l.turn(now)
+	l.used.Bytes = max(0, l.used.Bytes-n)
+	l.used.Samples[l.slot] = max(0, l.used.Samples[l.slot]-recent)
+}
+
 // Spread adds n bytes that crossed the line evenly from one time to another: each sample gets its part.
 func (l *Line) Spread(from, to time.Time, n int64) {
 	for n > 0 && from.Before(to) {

@@ -1,6 +1,6 @@
 package wire
 
-// DEMAND, GRANT: a flow's share of a line.
+// DEMAND, GRANT, SPENT: a flow's share of a line.
 
 func (m *Demand) Append(b []byte) []byte {
 	return u64(u64(u32(append(b, m.Class), m.Serial), m.Want), m.Backlog)
@@ -46,4 +46,19 @@ func (m *Grant) check() error {
 		return protocol(TypeGrant, "lease of %d ms, limits 1 and %d", m.TTLMS, MaxTTLMS)
 	}
 	return checkString(TypeGrant, "line", m.Line, MaxName)
+}
+
+func (m *Spent) Append(b []byte) []byte { return u64(b, m.Bytes) }
+
+func (m *Spent) Decode(b []byte) error {
+	s := scan{b: b}
+	m.Bytes = s.u64()
+	return s.end(TypeSpent, m)
+}
+
+func (m *Spent) check() error {
+	if m.Bytes > MaxSpent {
+		return protocol(TypeSpent, "%d bytes at once, limit %d", m.Bytes, uint64(MaxSpent))
+	}
+	return nil
 }

@@ -46,6 +46,8 @@ const (
 	TypeCall
 	TypeResult
 	TypeChunks
+
+	TypeSpent Type = 40
 )
 
 // Limits of the protocol.
@@ -69,6 +71,7 @@ const (
 	CapShape     = 1 << 2 // DEMAND and GRANT are understood; the gateway's: it shares a line out
 	CapPages     = 1 << 3 // PRINTS, PAGES and AGAIN are understood
 	CapObjects   = 1 << 4 // the flow moves objects: CALL, RESULT and CHUNKS are understood
+	CapLease     = 1 << 5 // the connection holds a lease for what goes past the gateway, which SPENT tells, and carries no data
 	KeepaliveMS  = 10_000
 	DeadMS       = 30_000
 	ALPN         = "mover/1"
@@ -88,6 +91,8 @@ const (
 	MaxBulk = 2 + MaxItems*itemSize + 37 + MaxPlain
 	// MaxTTLMS bounds the time of a lease.
 	MaxTTLMS = 60_000
+	// MaxSpent bounds what is told at once, so that sums do not overflow.
+	MaxSpent = 1 << 50
 	// MaxSize bounds volumes, offsets and ends of items, so that no sum of two overflows an int64.
 	MaxSize = 1 << 62
 	// MaxConnBytes is where a connection should be replaced: a TLS 1.3 key is good for 2^24.5 full records
@@ -322,4 +327,6 @@ type (
 		Line   string
 		Why    string // what bounds the line now
 	}
+	// Spent tells what went over the line past the gateway since the last Spent.
+	Spent struct{ Bytes uint64 } // of IP packets
 )

@@ -32,7 +32,7 @@ func Dial(ctx context.Context, addr string, cfg *tls.Config) (net.Conn, error) {
 // DialBy connects to the gateway at addr, HOST:PORT, on a way and does the handshake. TLS 1.3 lets the source be done before the gateway has
 // judged its certificate: that verdict comes with the first ReadFrame.
 func DialBy(ctx context.Context, addr string, way Way, cfg *tls.Config) (net.Conn, error) {
-	d, err := way.dialer()
+	d, err := way.Dialer()
 	if err != nil {
 		return nil, err
 	}

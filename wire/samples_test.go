@@ -101,6 +101,7 @@ func samples() []sample {
 		{"demand", 0, &Demand{3, 17, MaxSize, 5 << 30}, []field{{"class", 1}, {"serial", 4}, {"want", 8}, {"backlog", 8}}},
 		{"grant", 0, &Grant{18, 25_000_000, 2000, 1_000_000, "idc-bj", "the line's rate"}, []field{{"serial", 4}, {"rate", 8}, {"ttl ms", 4}, {"safe", 8},
 			{"line, length", 2}, {"line", 6}, {"why, length", 2}, {"why", 15}}},
+		{"spent", 0, &Spent{1_500_000}, []field{{"bytes", 8}}},
 		{"kept-not", 9, &Kept{3, "", "no room"}, []field{{"consistency", 1}, {"point, length", 2}, {"text, length", 2}, {"text", 7}}},
 	}...)
 }

@@ -62,10 +62,11 @@ var kinds = [...]struct {
 	TypeCall:      {"CALL", 1, MaxPayload, inBatch},
 	TypeResult:    {"RESULT", 2, MaxPayload, inBatch},
 	TypeChunks:    {"CHUNKS", 2 + chunkSize, 2 + MaxOffered*chunkSize, inBatch},
+	TypeSpent:     {"SPENT", 8, 8, alone},
 }
 
 // Known tells whether version 1 has this type.
-func (t Type) Known() bool { return t >= 1 && int(t) < len(kinds) }
+func (t Type) Known() bool { return int(t) < len(kinds) && kinds[t].name != "" }
 
 func (t Type) String() string {
 	if !t.Known() {
@@ -152,6 +153,8 @@ func TypeOf(m Message) Type {
 		return TypeResult
 	case *Chunks:
 		return TypeChunks
+	case *Spent:
+		return TypeSpent
 	}
 	return 0
 }
@@ -231,6 +234,8 @@ func New(t Type) Message {
 		return new(Result)
 	case TypeChunks:
 		return new(Chunks)
+	case TypeSpent:
+		return new(Spent)
 	}
 	return nil
 }

@@ -31,8 +31,8 @@ func (w Way) String() string {
 	return strings.Join(s, " ")
 }
 
-// dialer never lets a connection leave in another way: an address alone would not do, for the routes may take it anywhere.
-func (w Way) dialer() (*net.Dialer, error) {
+// Dialer gives what never lets a connection leave in another way: an address alone would not do, for the routes may take it anywhere.
+func (w Way) Dialer() (*net.Dialer, error) {
 	d := &net.Dialer{Timeout: handshakeLimit}
 	device := w.Device
 	if w.Source.IsValid() {

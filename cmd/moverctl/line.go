@@ -169,6 +169,9 @@ func printLines(w io.Writer, all []mover.LineStatus, now time.Time) {
 			if x.Class == "idle" {
 				continue
 			}
+			if x.Past {
+				want += ", past the gateway"
+			}
 			t.note("lease", fmt.Sprintf("%s, %s: %s, wants %s", x.Flow, x.Class, lineRate(x.Rate), want))
 		}
 	}

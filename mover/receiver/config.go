@@ -31,20 +31,21 @@ import (
 type Config struct {
 	StateDir     string
 	Flows        []FlowConfig
-	Lines        []LineConfig  // that sources come over; none: nothing is shared out
-	TLS          *tls.Config   // as wire.ServerTLS gives
-	Memory       int64         // bytes of buffers over all flows; 256 MiB, at least 96 MiB
-	LogLimit     int64         // bytes of redo log per flow; 1 GiB, at least 1 MiB
-	IndexMemory  int64         // bytes of the dedup index; 64 MiB
-	NoDedup      bool          // the index is neither asked nor filled
-	TenantDedup  bool          // offers are answered from the leaves of all hosts of a tenant; a host can then find out what the others hold
-	TableMemory  int64         // bytes of each flow's digest table; 8 MiB
-	Conns        int           // most connections whose peer is known; 256
-	ConnsPerLink int           // most connections of one link; 16
-	Handshake    time.Duration // TLS and HELLO together; 10 s
-	Window       uint64        // unacked bytes that a source is allowed; 128 MiB
-	Readers      int           // parallel reads of a target; 16
-	Agent        string        // name and version for logs
+	Straight     []StraightConfig // that go past the gateway and may have a lease
+	Lines        []LineConfig     // that sources come over; none: nothing is shared out
+	TLS          *tls.Config      // as wire.ServerTLS gives
+	Memory       int64            // bytes of buffers over all flows; 256 MiB, at least 96 MiB
+	LogLimit     int64            // bytes of redo log per flow; 1 GiB, at least 1 MiB
+	IndexMemory  int64            // bytes of the dedup index; 64 MiB
+	NoDedup      bool             // the index is neither asked nor filled
+	TenantDedup  bool             // offers are answered from the leaves of all hosts of a tenant; a host can then find out what the others hold
+	TableMemory  int64            // bytes of each flow's digest table; 8 MiB
+	Conns        int              // most connections whose peer is known; 256
+	ConnsPerLink int              // most connections of one link; 16
+	Handshake    time.Duration    // TLS and HELLO together; 10 s
+	Window       uint64           // unacked bytes that a source is allowed; 128 MiB
+	Readers      int              // parallel reads of a target; 16
+	Agent        string           // name and version for logs
 
 	// Audit hears of every peer that is let in, refused or ended; true: the log should tell it too. It must not block. May be nil.
 	Audit func(Event) bool

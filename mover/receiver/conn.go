@@ -23,9 +23,8 @@ type conn struct {
 	cancel context.CancelFunc
 	once   sync.Once // of drop and fail
 	host   string    // TENANT/HOST that it counts for; empty: not admitted
-	line   *line     // that it comes over; may be nil
-	grants chan *wire.Grant
-	pages  bool // the source knows PRINTS
+	member *Member   // of the line that it comes over; may be nil
+	pages  bool      // the source knows PRINTS
 
 	// offers are what NEED asked for and DATA has to bring. Used by the handler only.
 	offers     map[uint32]*offer
@@ -69,7 +68,11 @@ func (s *Server) serve(nc net.Conn) {
 		s.serveObjects(wc, hello)
 		return
 	}
-	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}, grants: make(chan *wire.Grant, 1)}
+	if hello.Capabilities&wire.CapLease != 0 {
+		s.serveLease(wc, hello)
+		return
+	}
+	c := &conn{s: s, wc: wc, offers: map[uint32]*offer{}}
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	defer c.cancel()
 	defer func() {
@@ -90,17 +93,22 @@ func (s *Server) serve(nc net.Conn) {
 	c.run() // closes, or leaves that to fail, which gives the peer time to read why
 }
 
+// introduce tells which version is to be spoken, and with whom.
+func introduce(wc *wire.Conn, h *wire.Hello) (version uint16, name wire.Name, err error) {
+	if version, err = h.Pick(); err != nil {
+		return 0, name, err
+	}
+	state, ok := wc.TLS()
+	if !ok {
+		return 0, name, fmt.Errorf("connection is not TLS: %w", sentinel.ErrDenied)
+	}
+	name, err = wire.PeerName(state)
+	return version, name, err
+}
+
 // open answers HELLO: who is it, may he, and then the link (C8).
 func (c *conn) open(h *wire.Hello) error {
-	version, err := h.Pick()
-	if err != nil {
-		return err
-	}
-	state, ok := c.wc.TLS()
-	if !ok {
-		return fmt.Errorf("connection is not TLS: %w", sentinel.ErrDenied)
-	}
-	name, err := wire.PeerName(state)
+	version, name, err := introduce(c.wc, h)
 	if err != nil {
 		return err
 	}
@@ -115,7 +123,8 @@ func (c *conn) open(h *wire.Hello) error {
 		return &kindError{KindFull, busyError(fmt.Sprintf("the gateway has %d connections already", c.s.cfg.Conns))}
 	}
 	c.host = name.String()
-	if c.line, err = c.s.lineOf(c.wc.RemoteAddr()); err != nil {
+	line, err := c.s.lineOf(c.wc.RemoteAddr())
+	if err != nil {
 		return err
 	}
 	if err := c.s.may(f, 0, conns); err != nil {
@@ -132,19 +141,19 @@ func (c *conn) open(h *wire.Hello) error {
 	if err = f.ready(ctx); err == nil {
 		can := uint64(wire.CapZstd | wire.CapKeep | wire.CapPages)
 		c.pages = h.Capabilities&wire.CapPages != 0
-		if c.line != nil {
+		if line != nil {
 			can |= wire.CapShape
 			if fresh && h.Capabilities&wire.CapShape == 0 {
-				c.s.log.Warn("source does not know leases and keeps to none; upgrade it", "flow", f.key, "line", c.line.cfg.Name, "agent", h.Agent)
+				c.s.log.Warn("source does not know leases and keeps to none; upgrade it", "flow", f.key, "line", line.cfg.Name, "agent", h.Agent)
 			}
-			c.line.add(c)
+			c.member = line.join(c.wc, f.key)
 		}
 		err = c.wc.Write(wire.TypeWelcome, 0, &wire.Welcome{Version: version, Capabilities: can,
 			KeepaliveMS: wire.KeepaliveMS, Window: c.s.cfg.Window, State: f.wireState()})
 	}
 	if err != nil {
-		if c.line != nil {
-			c.line.remove(c)
+		if c.member != nil {
+			c.member.Leave()
 		}
 		l.remove(c)
 		l.wg.Done()
@@ -178,9 +187,13 @@ func (c *conn) run() {
 			c.drop()
 		}
 	})
-	if c.line != nil {
-		beside.Go(c.grant)
-		defer c.line.remove(c)
+	if c.member != nil {
+		beside.Go(func() {
+			if err := c.member.Grant(c.ctx); err != nil {
+				c.drop()
+			}
+		})
+		defer c.member.Leave()
 	}
 	err := c.handleAll(frames)
 	c.link.remove(c)
@@ -227,7 +240,7 @@ func (c *conn) tell(err error) {
 	c.s.log.Warn("connection ended", "flow", c.f.key, "peer", c.wc.RemoteAddr().String(), "error", err)
 	c.f.noteError(err)
 	if errors.Is(err, sentinel.ErrProtocol) || errors.Is(err, sentinel.ErrCorrupt) || errors.As(err, new(*kindError)) {
-		c.s.ended(c, err)
+		c.s.ended(c.wc, c.f.key, err)
 	}
 	we := c.f.wireError(err)
 	c.fail(we)
@@ -300,8 +313,8 @@ func (c *conn) read(frames chan<- inFrame) error {
 				err = in.msg.Decode(f.Payload)
 			}
 		}
-		if m, ok := in.msg.(*wire.Demand); ok && err == nil && c.line != nil {
-			c.demand(m)
+		if m, ok := in.msg.(*wire.Demand); ok && err == nil && c.member != nil {
+			c.member.Demand(m)
 			c.link.busy.Add(-1)
 			continue
 		}

@@ -49,6 +49,7 @@ type Ask struct {
 	Flows                      int   // flows of the host that have a volume, with the one that asks
 	Volume                     int64 // bytes of the volume that a pass is to be opened for, or of the last one
 	Total                      int64 // bytes of the volumes of all flows of the host, with Volume
+	Lease                      bool  // it wants a lease for what goes past the gateway; of the rest, Conns counts
 }
 
 // kindError is an error whose kind is known where it is made.
@@ -115,9 +116,9 @@ func (s *Server) refuse(wc *wire.Conn, hello *wire.Hello, err error) {
 }
 
 // ended tells the trail that a live connection was ended for what its peer is or did.
-func (s *Server) ended(c *conn, err error) {
-	e := event(Ended, c.wc, err)
-	e.Flow = c.f.key
+func (s *Server) ended(wc *wire.Conn, flow string, err error) {
+	e := event(Ended, wc, err)
+	e.Flow = flow
 	s.tellDoor(e)
 }
 
@@ -198,10 +199,21 @@ func (s *Server) Enforce() (ended int) {
 			continue
 		}
 		s.log.Warn("live link is not allowed any more", "flow", key, "error", err)
-		s.ended(live[0], err)
+		s.ended(live[0].wc, key, err)
 		f.noteError(err)
 		l.end(f.wireError(err))
 		ended++
+	}
+	for _, e := range s.leasing() {
+		s.mu.Lock()
+		conns := s.hosts[e.name.String()]
+		s.mu.Unlock()
+		if err := s.mayLease(e.key, e.name, conns); err != nil {
+			s.log.Warn("live connection is not allowed any more", "flow", e.key, "error", err)
+			s.ended(e.wc, e.key, err)
+			e.fail(wire.ErrorOf(err))
+			ended++
+		}
 	}
 	return ended
 }

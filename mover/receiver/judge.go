@@ -20,17 +20,31 @@ func (s *Server) Judge(verdict func(*x509.Certificate) error) (ended int) {
 		conns := slices.Clone(l.conns)
 		l.mu.Unlock()
 		for _, c := range conns {
-			state, ok := c.wc.TLS()
-			if !ok || len(state.PeerCertificates) == 0 {
-				continue
-			}
-			if err := verdict(state.PeerCertificates[0]); err != nil {
-				s.log.Warn("live connection is refused", "flow", f.key, "peer", c.wc.RemoteAddr().String(), "error", err)
-				s.ended(c, err)
-				c.fail(wire.ErrorOf(err))
+			if s.convict(c.wc, f.key, verdict, c.fail) {
 				ended++
 			}
 		}
 	}
+	for _, e := range s.leasing() {
+		if s.convict(e.wc, e.key, verdict, e.fail) {
+			ended++
+		}
+	}
 	return ended
+}
+
+// convict ends a connection whose certificate is not good any more.
+func (s *Server) convict(wc *wire.Conn, flow string, verdict func(*x509.Certificate) error, fail func(*wire.Error)) bool {
+	state, ok := wc.TLS()
+	if !ok || len(state.PeerCertificates) == 0 {
+		return false
+	}
+	err := verdict(state.PeerCertificates[0])
+	if err == nil {
+		return false
+	}
+	s.log.Warn("live connection is refused", "flow", flow, "peer", wc.RemoteAddr().String(), "error", err)
+	s.ended(wc, flow, err)
+	fail(wire.ErrorOf(err))
+	return true
 }

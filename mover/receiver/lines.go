@@ -23,29 +23,22 @@ type LineConfig struct {
 	Shape shape.LineConfig
 }
 
-// line shares one line out among the connections that asked.
+// line shares one line out among its members.
 type line struct {
 	cfg LineConfig
 	s   *Server
 
 	mu      sync.Mutex // guards all below
 	shape   *shape.Line
-	ledger  *shape.Ledger[*conn]
-	conns   map[*conn]*counted
+	ledger  *shape.Ledger[*Member]
+	members map[*Member]struct{}
 	set     mover.LineSet
 	allowed shape.Allowance
 	used    mover.Rate
+	told    int64 // bytes past the gateway, not in used yet
 	looked  time.Time
 	dirty   bool
 	saved   time.Time
-}
-
-// counted is what was counted of a connection.
-type counted struct {
-	bytes   int64  // of the stream
-	packets uint32 // as the kernel counts them: they wrap around
-	mss     int
-	headers int64
 }
 
 const (
@@ -58,7 +51,7 @@ const (
 // openLines takes up what the lines have carried before.
 func (s *Server) openLines() error {
 	for _, c := range s.cfg.Lines {
-		l := &line{cfg: c, s: s, ledger: shape.NewLedger[*conn](), conns: map[*conn]*counted{}}
+		l := &line{cfg: c, s: s, ledger: shape.NewLedger[*Member](), members: map[*Member]struct{}{}}
 		r, err := s.cat.Line(c.Name)
 		if err != nil {
 			return err
@@ -115,68 +108,29 @@ func (s *Server) lineOf(peer net.Addr) (*line, error) {
 	return nil, &kindError{KindLine, fmt.Errorf("connections from %v come over none of this gateway's lines: %w", ip, sentinel.ErrDenied)}
 }
 
-// add begins to count a connection.
-func (l *line) add(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.conns[c] = &counted{mss: c.wc.MSS(), headers: shape.Headers(c.wc.IPv6())}
-}
-
-func (l *line) remove(c *conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conns[c] == nil {
-		return // it was not welcomed
-	}
-	l.count(time.Now())
-	delete(l.conns, c)
-	l.ledger.Leave(c)
-}
-
-// more is what came over the line since the last call, as IP packets. The kernel tells it: what nobody has read yet was on the line, too, and is billed in
-// the sample in which it was. Of a connection that is closed, what was read is known at least.
-func (n *counted) more(c *conn) int64 {
-	bytes, packets, ok := c.wc.Crossed()
-	if !ok {
-		d := max(0, c.wc.WireIn()-n.bytes)
-		n.bytes += d
-		return shape.OnLine(d, n.mss, n.headers)
-	}
-	d := bytes - n.bytes + int64(packets-n.packets)*n.headers
-	n.bytes, n.packets = bytes, packets
-	return d
-}
-
 // count takes in what has come since the last time. mu is held.
 func (l *line) count(now time.Time) {
 	bytes := int64(0)
-	for c, n := range l.conns {
-		bytes += n.more(c)
+	for m := range l.members {
+		bytes += m.more()
 	}
 	from := l.looked
 	if from.IsZero() || from.After(now) {
 		from = now
 	}
 	l.looked = now
+	for m := range l.members {
+		if m.past != nil {
+			m.assume(from, now)
+		}
+	}
 	if bytes > 0 {
 		l.shape.Spread(from, now, bytes)
 		l.dirty = true
 	}
 	if now.After(from) {
-		l.used.Add(bytes, now.Sub(from))
-	}
-}
-
-// demand is DEMAND: it is taken in by the reader, for the handler may be busy with data.
-func (c *conn) demand(m *wire.Demand) {
-	want := int64(m.Want)
-	if m.Want == wire.MaxSize {
-		want = shape.Unlimited
-	}
-	c.line.mu.Lock()
-	defer c.line.mu.Unlock()
-	if c.line.conns[c] != nil {
-		c.line.ledger.Ask(time.Now(), c, shape.Ask{Class: shape.Class(m.Class), Want: want, Backlog: int64(m.Backlog), Serial: m.Serial})
+		l.used.Add(bytes+l.told, now.Sub(from))
+		l.told = 0
 	}
 }
 
@@ -207,9 +161,9 @@ func (l *line) share(now time.Time) time.Duration {
 	if l.allowed.Beyond != before {
 		l.overdrawn()
 	}
-	safe := max(shape.Least, l.shape.Safe(now)/int64(max(1, len(l.s.flows))))
-	l.ledger.Share(now, l.allowed, func(c *conn, lease shape.Lease) {
-		latest(c.grants, &wire.Grant{Serial: lease.Serial, Rate: uint64(min(lease.Rate, wire.MaxSize)), TTLMS: l.ttl(now, c, lease), Safe: uint64(min(safe, wire.MaxSize)),
+	safe := max(shape.Least, l.shape.Safe(now)/int64(max(1, len(l.s.flows)+len(l.s.straight))))
+	l.ledger.Share(now, l.allowed, func(m *Member, lease shape.Lease) {
+		latest(m.grants, &wire.Grant{Serial: lease.Serial, Rate: uint64(min(lease.Rate, wire.MaxSize)), TTLMS: l.ttl(now, m, lease), Safe: uint64(min(safe, wire.MaxSize)),
 			Line: l.cfg.Name, Why: l.allowed.Why})
 	})
 	if l.dirty && now.Sub(l.saved) >= saveEvery {
@@ -223,9 +177,9 @@ func (l *line) overdrawn() {
 	used := l.shape.Used()
 	attrs := []any{"line", l.cfg.Name, "carried", used.Bytes, "beyond", used.Bytes - l.shape.Config().Month}
 	if l.allowed.Beyond {
-		for c := range l.conns {
-			if _, ask, ok := l.ledger.Lease(c); ok && ask.Class == shape.Final {
-				attrs = append(attrs, "flow", c.f.key)
+		for m := range l.members {
+			if _, ask, ok := l.ledger.Lease(m); ok && ask.Class == shape.Final {
+				attrs = append(attrs, "flow", m.flow)
 			}
 		}
 		l.s.log.Warn("the bytes of the month are spent; the last delta of a cutover goes beyond them", attrs...)
@@ -240,8 +194,8 @@ const settle = 100 * time.Millisecond
 // demanded is what all flows want, and how late they are. mu is held.
 func (l *line) demanded(now time.Time) shape.Demand {
 	d := l.ledger.Demand(now)
-	for c := range l.conns {
-		d.Lag = max(d.Lag, c.wc.RTT())
+	for m := range l.members {
+		d.Lag = max(d.Lag, m.wc.RTT())
 	}
 	d.Lag = settle + min(d.Lag, settle)
 	return d
@@ -249,10 +203,10 @@ func (l *line) demanded(now time.Time) shape.Demand {
 
 // ttl is how long a lease holds at its source, which begins to count when it hears of it. One that ends earlier than leases do, ends for what comes over the
 // line after that: what is under way then, was sent before. mu is held.
-func (l *line) ttl(now time.Time, c *conn, lease shape.Lease) uint32 {
+func (l *line) ttl(now time.Time, m *Member, lease shape.Lease) uint32 {
 	d := lease.Until.Sub(now)
 	if d < shape.LeaseTime {
-		d -= c.wc.RTT()
+		d -= m.wc.RTT()
 	}
 	return uint32(max(1, d.Milliseconds()))
 }
@@ -263,36 +217,6 @@ func (l *line) save(now time.Time, open bool) {
 	l.saved, l.dirty = now, false
 	if err := l.s.cat.PutLine(r); err != nil {
 		l.s.log.Error("what a line has carried cannot be kept", "line", l.cfg.Name, "error", err)
-	}
-}
-
-// latest puts v into a channel of capacity one in place of what is there.
-func latest(ch chan *wire.Grant, v *wire.Grant) {
-	for {
-		select {
-		case ch <- v:
-			return
-		default:
-		}
-		select {
-		case <-ch:
-		default:
-		}
-	}
-}
-
-// grant writes what the line grants; it ends with the connection.
-func (c *conn) grant() {
-	for {
-		select {
-		case m := <-c.grants:
-			if err := c.wc.Write(wire.TypeGrant, 0, m); err != nil {
-				c.drop()
-				return
-			}
-		case <-c.ctx.Done():
-			return
-		}
 	}
 }
 
@@ -326,9 +250,9 @@ func (l *line) status(now time.Time) mover.LineStatus {
 		set := l.set
 		s.Set = &set
 	}
-	for c := range l.conns {
-		if lease, ask, ok := l.ledger.Lease(c); ok {
-			s.Leases = append(s.Leases, mover.Lease{Flow: c.f.key, Class: ask.Class.String(), Want: bounded(ask.Want), Rate: bounded(lease.Rate)})
+	for m := range l.members {
+		if lease, ask, ok := l.ledger.Lease(m); ok {
+			s.Leases = append(s.Leases, mover.Lease{Flow: m.flow, Class: ask.Class.String(), Want: bounded(ask.Want), Rate: bounded(lease.Rate), Past: m.past != nil})
 		}
 	}
 	slices.SortFunc(s.Leases, func(a, b mover.Lease) int {

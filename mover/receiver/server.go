@@ -42,6 +42,10 @@ type Server struct {
 	linkSlots         int
 	metrics           counters
 
+	straight map[string]struct{} // keys of flows that may have a lease
+	leaseMu  sync.Mutex
+	lessees  map[*lessee]struct{} // guarded by leaseMu
+
 	policyMu sync.Mutex // held while the policy is asked; before the flows' mu
 
 	mu     sync.Mutex // guards all below
@@ -60,7 +64,10 @@ func New(cfg Config) (*Server, error) {
 	if err := tryPoints(cfg); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}, hosts: map[string]int{}, moving: map[*objectConn]bool{}}
+	s := &Server{cfg: cfg, log: cfg.Log, flows: map[string]*flow{}, hosts: map[string]int{}, lessees: map[*lessee]struct{}{}, moving: map[*objectConn]bool{}}
+	if s.straight, err = straights(cfg); err != nil {
+		return nil, err
+	}
 	if s.cat, err = catalog.Open(cfg.StateDir); err != nil {
 		return nil, err
 	}
