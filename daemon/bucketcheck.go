@@ -28,7 +28,7 @@ func (c *checks) bucket(ctx context.Context, s *config.Source, f config.BucketFl
 func (c *checks) end(ctx context.Context, what string, s *config.Source, keys *keyring, e config.End, source, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	store, regions, err := driver(e, s, keys, true)
+	store, regions, err := driver(e, s, keys, reach{}, true)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (f *bucketFlow) openToRead(context.Context) (from, to bucket.End, err error
 		e   config.End
 		end *bucket.End
 	}{{f.c.From, &from}, {f.c.To, &to}} {
-		s, regions, err := driver(x.e, f.c0, f.keys, true)
+		s, regions, err := driver(x.e, f.c0, f.keys, reach{}, true)
 		if err != nil {
 			if from.Store != nil {
 				err = errors.Join(err, from.Store.Close())

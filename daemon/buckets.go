@@ -6,14 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"github.com/moverd/mover/blockdev/freeze"
 	"github.com/moverd/mover/daemon/config"
@@ -26,6 +24,7 @@ import (
 	"github.com/moverd/mover/objstore/meter"
 	"github.com/moverd/mover/objstore/retry"
 	"github.com/moverd/mover/objstore/s3"
+	"github.com/moverd/mover/shape"
 )
 
 // buckets are the bucket flows of a source, with the queue that they share.
@@ -38,6 +37,7 @@ type buckets struct {
 // bucketFlow is one of them.
 type bucketFlow struct {
 	*bucket.Flow
+	*paced
 	o    Options
 	c    config.BucketFlow
 	c0   *config.Source
@@ -70,7 +70,10 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 		flow := &bucketFlow{o: o, c: f, c0: c, here: here, keys: b.keys}
 		cfg, err := flow.config(filepath.Join(home, f.Name))
 		if err == nil {
-			cfg.Dial = b.queue.Dial
+			flow.paced, err = newPaced(c, f, o, func() (shape.Class, int64) { return flow.Flow.Wants() })
+		}
+		if err == nil {
+			cfg.Dial, cfg.Copy.Pace, cfg.Line = b.queue.Dial, flow.pace, flow.line()
 			flow.Flow, err = bucket.NewFlow(cfg)
 		}
 		if err != nil {
@@ -81,7 +84,7 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 	return b, nil
 }
 
-// config is what the engine is told, but for its queue.
+// config is what the engine is told, but for its queue and its pace.
 func (f *bucketFlow) config(home string) (bucket.FlowConfig, error) {
 	c := f.c
 	filter, err := bucket.NewFilter(c.Include, c.Exclude)
@@ -93,7 +96,7 @@ func (f *bucketFlow) config(home string) (bucket.FlowConfig, error) {
 		Name: c.Name, Dir: home, Identity: from + " to " + to, From: from, To: to, Filter: filter, Deletes: c.Deletes == "follow", Claim: c.Claim,
 		Interval: time.Duration(c.Interval), Objects: c.Limits.Objects, Log: f.o.Log.With("flow", c.Name), Counts: f.counts, Open: f.open, Note: f.o.Log.note,
 		Copy: bucket.CopyConfig{Memory: int64(c.Limits.Memory), FromPrefix: c.From.Prefix(), ToPrefix: c.To.Prefix(), Class: c.Class, Escape: c.EscapeKeys, Grants: c.Grants,
-			Part: min(16<<20, int64(c.Limits.Memory)/4), Pace: pace(int64(c.Limits.Rate))},
+			Part: min(16<<20, int64(c.Limits.Memory)/4)},
 	}
 	if len(c.Cutover.StopHook) > 0 {
 		cfg.Stopper = &bucketStopper{c: c, run: string(f.c0.Run), o: f.o}
@@ -116,25 +119,6 @@ func describe(e config.End) string {
 	return "bos://" + e.BOS.Bucket + "/" + e.BOS.Prefix + " at " + e.BOS.Endpoint
 }
 
-// pace waits until n bytes may go at bytesPerSecond; 0: at once.
-func pace(bytesPerSecond int64) func(context.Context, int) error {
-	if bytesPerSecond == 0 {
-		return nil
-	}
-	burst := int(max(64<<10, min(bytesPerSecond/4, 4<<20)))
-	l := rate.NewLimiter(rate.Limit(bytesPerSecond), burst)
-	return func(ctx context.Context, n int) error {
-		for n > 0 {
-			part := min(n, burst)
-			if err := l.WaitN(ctx, part); err != nil {
-				return err
-			}
-			n -= part
-		}
-		return nil
-	}
-}
-
 // open opens both ends. A copy of this machine that boots elsewhere opens nothing.
 func (f *bucketFlow) open(context.Context) (from, to bucket.End, err error) {
 	if err := f.here.check(); err != nil {
@@ -153,7 +137,15 @@ func (f *bucketFlow) open(context.Context) (from, to bucket.End, err error) {
 }
 
 func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
-	s, regions, err := driver(e, f.c0, f.keys, i == 0)
+	var by reach
+	var err error
+	if i == 1 {
+		by, err = f.reach(f.c0, f.c)
+	}
+	if err != nil {
+		return bucket.End{}, err
+	}
+	s, regions, err := driver(e, f.c0, f.keys, by, i == 0)
 	if err != nil {
 		return bucket.End{}, err
 	}
@@ -170,7 +162,7 @@ func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
 }
 
 // driver is the only place that knows the drivers. regions: where its bucket may be; nil: anywhere.
-func driver(e config.End, c *config.Source, keys *keyring, source bool) (_ objstore.Store, regions []string, err error) {
+func driver(e config.End, c *config.Source, keys *keyring, by reach, source bool) (_ objstore.Store, regions []string, err error) {
 	if e.Dir != nil {
 		s, err := dir.Open(dir.Config{Path: string(e.Dir.Path), ReadOnly: source})
 		return s, nil, err
@@ -180,7 +172,7 @@ func driver(e config.End, c *config.Source, keys *keyring, source bool) (_ objst
 		return nil, nil, err
 	}
 	if e.BOS != nil {
-		cfg := bos.Config{Endpoint: e.BOS.Endpoint, Bucket: e.BOS.Bucket, Credentials: credentials}
+		cfg := bos.Config{Endpoint: e.BOS.Endpoint, Bucket: e.BOS.Bucket, Credentials: credentials, Dialer: by.dialer, Conn: by.conn}
 		if cfg.RootCAs, err = authorities(e.BOS.CA); err != nil {
 			return nil, nil, err
 		}
@@ -192,7 +184,7 @@ func driver(e config.End, c *config.Source, keys *keyring, source bool) (_ objst
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.Transport = trusting(pool)
+	cfg.Transport = by.transport(pool)
 	if e.S3.Bound() {
 		regions = c.Allowed()
 	}
@@ -338,6 +330,7 @@ func (b *buckets) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, f := range b.flows {
 		g.Go(func() error { return f.Run(ctx) })
+		g.Go(func() error { return f.paced.run(ctx) })
 	}
 	return g.Wait()
 }
@@ -370,6 +363,7 @@ func (f *bucketFlow) do(ctx context.Context, verb string, r control.Request, pro
 	case control.Pause:
 		return text(f.Pause(), "is paused; what has been listed and copied is kept")
 	case control.Resume:
+		f.retry()
 		return text(f.Resume(), "goes on")
 	case control.Sync:
 		return text(f.Sync(ctx), "is in sync with what was written before")
@@ -399,15 +393,7 @@ func (f *bucketFlow) do(ctx context.Context, verb string, r control.Request, pro
 	return control.Result{}, usagef("%s is not for bucket flows", verb)
 }
 
-// trusting is a transport that trusts the CAs of a file; nil: the driver's own.
-func trusting(pool *x509.CertPool) http.RoundTripper {
-	if pool == nil {
-		return nil
-	}
-	t := s3.NewTransport()
-	if t.TLSClientConfig == nil {
-		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	t.TLSClientConfig.RootCAs = pool
-	return t
+// trusting is TLS that trusts the CAs of a file.
+func trusting(pool *x509.CertPool) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
 }

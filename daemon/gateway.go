@@ -65,6 +65,9 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		rc.Flows = append(rc.Flows, receiver.FlowConfig{Tenant: f.Tenant, Host: f.Host, Name: f.Name, Target: string(f.Target),
 			Points: receiver.PointsConfig{Method: f.Points.Method, Fuzzy: f.Points.Fuzzy, Keep: mover.Keep(f.Points.Keep)}})
 	}
+	for _, f := range c.Straight {
+		rc.Straight = append(rc.Straight, receiver.StraightConfig(f))
+	}
 	rc.Lines = linesOf(c)
 	s, err := receiver.New(rc)
 	if err != nil {
@@ -199,7 +202,7 @@ func permit(p *config.Policy, a receiver.Ask) error {
 	switch {
 	case r == nil:
 		return fmt.Errorf("the gateway's policy has no rule for %s: %w", who, sentinel.ErrDenied)
-	case !r.Allows(a.Target):
+	case !a.Lease && !r.Allows(a.Target):
 		return fmt.Errorf("the gateway's policy does not let %s write the target of flow %s: %w", who, a.Flow, sentinel.ErrDenied)
 	case r.Volume > 0 && a.Volume > int64(r.Volume):
 		return fmt.Errorf("the gateway's policy allows %s volumes of %v, flow %s has %v: %w", who, r.Volume, a.Flow, config.Size(a.Volume), sentinel.ErrDenied)

@@ -87,7 +87,7 @@ func stsOf(e config.End, c config.Credentials) (session.Issuer, error) {
 	}
 	if e.S3 != nil {
 		return s3.NewSTS(s3.STSConfig{Endpoint: e.STSEndpoint(), Region: e.S3.Region, Credentials: c.Keys(), Role: t.Role, ExternalID: t.ExternalID, Policy: rights,
-			Duration: time.Duration(t.Duration), Transport: trusting(pool)})
+			Duration: time.Duration(t.Duration), Transport: reach{}.transport(pool)})
 	}
 	return bos.NewSTS(bos.STSConfig{Endpoint: e.STSEndpoint(), Credentials: c.Keys(), Account: t.Account, Role: t.Role, User: t.User, ACL: rights,
 		Duration: time.Duration(t.Duration), RootCAs: pool})

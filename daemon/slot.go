@@ -1,14 +1,12 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -25,8 +23,6 @@ import (
 	"github.com/moverd/mover/internal/version"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/sender"
-	"github.com/moverd/mover/mover/uplink"
-	"github.com/moverd/mover/wire"
 )
 
 // slot is the place of one flow: it opens the volume and what belongs to it, runs the flow, and opens all anew when the volume has
@@ -131,7 +127,7 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	flow, err := sender.New(p.config(), sender.Deps{
 		Volume: v, Tracker: t, Used: space{v, p.log}.free, Freezer: stopper{fr}, Buffers: p.buffers, Log: p.o.Log.Logger, Priority: p.priority,
 		Table: filepath.Join(dir, "table"),
-		Paths: p.paths(),
+		Paths: pathsOf(p.c, p.tls),
 		Quiet: p.o.Log.quiet(),
 		Leave: fr.leave, Snapshot: p.snapshotter,
 		Record: recorder(run, p.f.Name), Recorded: report, Note: p.o.Log.note,
@@ -147,22 +143,6 @@ func (p *slot) build(ctx context.Context) (_ *sender.Flow, err error) {
 	}
 	p.mu.Unlock()
 	return flow, nil
-}
-
-// paths are the links of the config, or what the routes say.
-func (p *slot) paths() (all []uplink.Path) {
-	path := func(l config.Link) uplink.Path {
-		address, way := cmp.Or(l.Address, p.c.Gateway.Address), l.Way()
-		return uplink.Path{Name: l.Name, Price: l.Price, Weight: int64(l.Rate), Safe: int64(l.SafeRate) / int64(len(p.c.Flows)),
-			Dial: func(ctx context.Context) (net.Conn, error) { return wire.DialBy(ctx, address, way, p.tls) }}
-	}
-	for _, l := range p.c.Links {
-		all = append(all, path(l))
-	}
-	if len(all) == 0 {
-		all = append(all, path(config.Link{Name: "gateway"}))
-	}
-	return all
 }
 
 func (p *slot) config() sender.Config {
@@ -309,7 +289,7 @@ func (p *slot) askWhich(ctx context.Context) {
 	if r == nil || !r.Doubt {
 		return
 	}
-	s, err := sender.AskState(ctx, p.config(), p.paths(), p.log)
+	s, err := sender.AskState(ctx, p.config(), pathsOf(p.c, p.tls), p.log)
 	if err != nil {
 		if ctx.Err() == nil {
 			p.log.Error("the gateway does not say whether the target was handed over", "error", err)

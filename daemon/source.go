@@ -168,6 +168,7 @@ func (s *source) reload(c *config.Config) error {
 	for _, p := range s.slots {
 		p.limit(c.Source.Limits)
 	}
+	s.buckets.reload(c.Source)
 	return nil
 }
 

@@ -24,6 +24,8 @@ type BucketFlow struct {
 	EscapeKeys bool          `yaml:"escape-keys"`
 	Grants     bool          `yaml:"grants"`
 	Claim      bool          `yaml:"claim"`
+	Line       string        `yaml:"line"`           // auto, off: whether the requests to its target go over a line that the gateway shares out
+	Link       string        `yaml:"link,omitempty"` // of source.links, by which those requests leave; default as the routes say
 	Limits     BucketLimits  `yaml:"limits"`
 	Cutover    BucketCutover `yaml:"cutover,omitempty"`
 }
@@ -88,7 +90,23 @@ var MainlandRegions = []string{"bj", "bd", "su", "gz", "cd", "yq", "fwh"}
 
 // Defaults are those of moverd.yaml(5).
 func (f *BucketFlow) Defaults() {
-	*f = BucketFlow{Deletes: "keep", Interval: Duration(5 * time.Minute), Limits: BucketLimits{Memory: 128 << 20, Objects: 256}}
+	*f = BucketFlow{Deletes: "keep", Interval: Duration(5 * time.Minute), Line: "auto", Limits: BucketLimits{Memory: 128 << 20, Objects: 256}}
+}
+
+// Straight tells whether the requests of a flow to its target go over a line of the gateway, past it.
+func (s *Source) Straight(f BucketFlow) bool {
+	return s.Gateway.Address != "" && f.Line != "off" && (f.To.S3 != nil || f.To.BOS != nil)
+}
+
+// Sharing is how many flows of this host share a line.
+func (s *Source) Sharing() int {
+	n := len(s.Flows)
+	for _, f := range s.Buckets {
+		if s.Straight(f) {
+			n++
+		}
+	}
+	return n
 }
 
 // Prefix is that of keys.
@@ -165,6 +183,14 @@ func (v *validator) buckets(s *Source, flows map[string]int) {
 		v.patterns(key+".include", f.Include)
 		v.patterns(key+".exclude", f.Exclude)
 		v.among(key+".deletes", f.Deletes, "keep", "follow")
+		v.among(key+".line", f.Line, "auto", "off")
+		switch known := slices.ContainsFunc(s.Links, func(l Link) bool { return l.Name == f.Link }); {
+		case f.Link == "":
+		case !known:
+			v.bad(key+".link", "%q is not the name of one of source.links", f.Link)
+		case !s.Straight(f):
+			v.bad(key+".link", "is of no use: the requests of this flow go over no line of the gateway")
+		}
 		v.atLeast(key+".limits.memory", f.Limits.Memory, 32<<20)
 		if n := f.Limits.Objects; n < 2 || n > 4096 {
 			v.bad(key+".limits.objects", "%d is outside 2 to 4096", n)

@@ -113,6 +113,14 @@ type Gateway struct {
 	Audit    Audit         `yaml:"audit"`
 	Prices   File          `yaml:"prices,omitempty"` // for moverctl cost and report
 	Flows    []GatewayFlow `yaml:"flows"`
+	Straight []Straight    `yaml:"straight,omitempty"` // that go past the gateway, over one of Lines
+}
+
+// Straight is a bucket flow that writes to its target past the gateway, and may have a lease of a line.
+type Straight struct {
+	Tenant string `yaml:"tenant"`
+	Host   string `yaml:"host"`
+	Name   string `yaml:"name"`
 }
 
 // TLS names the gateway's certificate and the CA of its sources.

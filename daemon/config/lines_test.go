@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -114,5 +115,67 @@ func TestBadLines(t *testing.T) {
 				t.Errorf("told   %v\nwanted %s", err, c.want)
 			}
 		})
+	}
+}
+
+const straightFlows = `source:
+  gateway: {address: "gw.example:9465", ca: @@/ca.pem, cert: @@/db1.pem, key: @@/db1.key}
+  links:
+    - {name: dedicated, source-address: 10.1.2.3, price: 1, safe-rate: 6Mbit/s}
+    - {name: vpn, kind: vpn, address: "10.9.0.1:9465", price: 2}
+  buckets:
+    - name: photos
+      from: {dir: {path: /srv}}
+      to: {bos: {endpoint: bj.bcebos.com, bucket: photos-bj, credentials: {file: @@/keys}}}
+      link: vpn
+    - name: near
+      from: {dir: {path: /srv}}
+      to: {s3: {endpoint: "https://rgw.example", bucket: near, credentials: {file: @@/keys}}}
+      line: off
+    - name: films
+      from: {dir: {path: /srv}}
+      to: {bos: {endpoint: bj.bcebos.com, bucket: films-bj, credentials: {file: @@/keys}}}
+gateway:
+  state: /var/lib/mover/gateway
+  tls: {ca: @@/ca.pem, cert: @@/gw.pem, key: @@/gw.key}
+  lines: [{name: idc, rate: 200Mbit/s}]
+  straight:
+    - {tenant: acme, host: db1, name: photos}
+    - {tenant: acme, host: db1, name: films}
+`
+
+func TestStraight(t *testing.T) {
+	dir := certs(t)
+	write(t, filepath.Join(dir, "keys"), 0o600, "access-key: AK\nsecret-key: very-secret\n")
+	read := func(text string) (*Config, error) {
+		return parse("moverd.yaml", []byte(strings.ReplaceAll(text, "@@", dir)), "")
+	}
+	c, err := read(straightFlows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.Source
+	if !s.Straight(s.Buckets[0]) || s.Straight(s.Buckets[1]) || !s.Straight(s.Buckets[2]) || s.Sharing() != 2 {
+		t.Errorf("%d share the line", s.Sharing())
+	}
+	if len(c.Gateway.Straight) != 2 || c.Gateway.Straight[1].Name != "films" {
+		t.Errorf("gateway %+v", c.Gateway.Straight)
+	}
+	for _, b := range []struct{ name, old, new, want string }{
+		{"link", "link: vpn", "link: vpm", `source.buckets[0].link: "vpm" is not the name of one of source.links`},
+		{"link of no use", "line: off", "line: off\n      link: vpn", "source.buckets[1].link: is of no use: the requests of this flow go over no line of the gateway"},
+		{"line", "line: off", "line: no", `source.buckets[1].line: "no" is none of auto, off`},
+		{"certificate", "cert: @@/db1.pem", "cert: @@/none.pem", "source.gateway.cert: open " + dir + "/none.pem: no such file"},
+		{"twice", "name: films}", "name: photos}", "gateway.straight[1].name: is the flow of gateway.straight[0] too; each flow may stand once"},
+		{"a volume's", "  straight:", "  flows: [{tenant: acme, host: db1, name: photos, target: /dev/vdb}]\n  straight:", "gateway.straight[0].name: is the flow of gateway.flows[0] too"},
+		{"name", "host: db1, name: films", "host: D B, name: films", `gateway.straight[1].host: `},
+	} {
+		if !strings.Contains(straightFlows, b.old) {
+			t.Fatalf("%q is not in the good file", b.old)
+		}
+		_, err := read(strings.Replace(straightFlows, b.old, b.new, 1))
+		if err == nil || !strings.Contains(err.Error(), b.want) || !errors.Is(err, sentinel.ErrUsage) {
+			t.Errorf("%s: told   %v\nwanted %s", b.name, err, b.want)
+		}
 	}
 }

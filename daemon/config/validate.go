@@ -49,7 +49,7 @@ func (v *validator) source(s *Source) {
 	v.metrics("source.metrics", s.Metrics)
 	v.audit("source.audit", s.Audit)
 	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
-	if len(s.Flows) > 0 { // a host that moves only buckets needs no gateway
+	if s.Sharing() > 0 { // a host that moves only buckets needs no gateway
 		v.dial("source.gateway", s.Gateway)
 	}
 	v.links(s)
@@ -143,10 +143,10 @@ func (v *validator) gateway(g *Gateway) {
 		}
 	}
 	v.linesOf(g)
-	if len(g.Flows) == 0 {
+	if len(g.Flows)+len(g.Straight) == 0 {
 		v.bad("gateway.flows", "needs at least one flow")
 	}
-	flows, targets := map[string]int{}, map[string]int{}
+	flows, targets, straight := map[string]int{}, map[string]int{}, map[string]int{}
 	for i, f := range g.Flows {
 		key := fmt.Sprintf("gateway.flows[%d]", i)
 		v.name(key+".tenant", f.Tenant)
@@ -169,6 +169,16 @@ func (v *validator) gateway(g *Gateway) {
 		}
 		if f.Size%512 != 0 {
 			v.bad(key+".size", "is not a multiple of 512 bytes")
+		}
+	}
+	for i, f := range g.Straight {
+		key := fmt.Sprintf("gateway.straight[%d]", i)
+		v.name(key+".tenant", f.Tenant)
+		v.name(key+".host", f.Host)
+		v.name(key+".name", f.Name)
+		v.once(key+".name", "flow", f.Tenant+"/"+f.Host+"/"+f.Name, i, "gateway.straight", straight)
+		if at, twice := flows[f.Tenant+"/"+f.Host+"/"+f.Name]; twice {
+			v.bad(key+".name", "is the flow of gateway.flows[%d] too, which has its lease as that", at)
 		}
 	}
 }

@@ -45,6 +45,7 @@ type FlowConfig struct {
 	Stopper  Stopper
 	Counts   func() map[string]mover.BucketCounts // of calls; may be nil
 	Note     func(mover.Event)                    // keeps what a report tells later; may be nil
+	Line     func() mover.LinkStatus              // what the flow may use of the line that it shares; nil: it shares none
 	Log      *slog.Logger
 }
 
@@ -69,6 +70,8 @@ type Flow struct {
 	wake  chan struct{} // capacity 1: the loop looks again
 	sent  atomic.Int64
 	ended atomic.Int64 // passes
+	hurry atomic.Int32 // cutovers that were asked for and have not ended
+	still atomic.Bool  // the writers stand still, or should
 
 	pacing atomic.Int64 // callers whose bytes wait for their turn on the line
 

@@ -59,5 +59,6 @@ func (f *Flow) Status() mover.Status {
 			out.Pass.ETA = float64(max(0, s.PlannedBytes-s.CopiedBytes)) / out.Rate
 		}
 	}
+	f.onLine(&out)
 	return out
 }

@@ -38,6 +38,9 @@ func (l *Link) demandOn(p *path, now time.Time) {
 	last, at, open := p.asked, p.askedAt, p.open
 	l.mu.Unlock()
 	if c == nil || !shaped {
+		if p.leased != nil {
+			p.unheard()
+		}
 		return
 	}
 	class, backlog := l.user.Wants()
@@ -65,6 +68,9 @@ func (l *Link) demandOn(p *path, now time.Time) {
 		p.asked, p.askedAt = a, now
 	}
 	l.mu.Unlock()
+	if p.leased != nil {
+		p.tell(c, class, sent, now)
+	}
 	if due {
 		if err := c.Write(wire.TypeDemand, 0, &wire.Demand{Class: uint8(a.Class), Serial: a.Serial, Want: uint64(a.Want), Backlog: uint64(min(a.Backlog, wire.MaxSize))}); err != nil {
 			c.Close()
@@ -81,8 +87,16 @@ func (l *Link) granted(c *Conn, m *wire.Grant) {
 	}
 	if p.Safe == 0 {
 		p.pace.SetSafe(int64(m.Safe))
+		if p.leased != nil {
+			p.begin.SetSafe(int64(m.Safe))
+		}
 	}
-	p.pace.Grant(rate, time.Now().Add(time.Duration(m.TTLMS)*time.Millisecond), m.Serial)
+	until := time.Now().Add(time.Duration(m.TTLMS) * time.Millisecond)
+	p.pace.Grant(rate, until, m.Serial)
+	if p.leased != nil {
+		p.begin.Grant(rate, until, m.Serial)
+		p.said()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.line, p.why = m.Line, m.Why

@@ -27,8 +27,9 @@ type Path struct {
 // what the gateway grants does not wait behind data. There is one on each of several paths, and on any path whose line the gateway shares out.
 type path struct {
 	Path
-	pace *shape.Pacer
-	held atomic.Int32 // writers that a lease holds back now
+	*leased // of what is used past the gateway; else nil
+	pace    *shape.Pacer
+	held    atomic.Int32 // writers that a lease holds back now
 
 	// All below is guarded by Link.mu.
 	quiet     *Conn
@@ -48,9 +49,12 @@ const (
 	unasked       = 256 << 10       // bytes/s of a flow before the first lease
 )
 
+// safe is what holds before the first lease.
+func (p Path) safe() int64 { return cmp.Or(p.Safe, unasked) }
+
 func newPaths(all []Path) (ps []*path) {
 	for _, p := range all {
-		ps = append(ps, &path{Path: p, pace: shape.NewPacer(cmp.Or(p.Safe, unasked))})
+		ps = append(ps, &path{Path: p, pace: shape.NewPacer(p.safe())})
 	}
 	return ps
 }
@@ -102,7 +106,7 @@ func (l *Link) hush(ctx context.Context, i int) error {
 	wait := l.cfg.BackOff
 	for {
 		if err := l.until(ctx, func() bool {
-			return len(l.paths) > 1 && (l.fatal == nil || l.mendable()) || p.shaped && len(l.conns) > 0
+			return (len(l.paths) > 1 || l.cfg.Conns == 0) && (l.fatal == nil || l.mendable()) || p.shaped && len(l.conns) > 0
 		}); err != nil {
 			return nil
 		}
@@ -118,7 +122,7 @@ func (l *Link) hush(ctx context.Context, i int) error {
 		if Permanent(err) {
 			d = 64 * l.cfg.BackOff
 		}
-		if len(l.paths) > 1 && err != nil {
+		if (len(l.paths) > 1 || l.cfg.Conns == 0) && err != nil {
 			l.setWhy(fmt.Errorf("link %s: %w", p.Name, err), time.Now().Add(d))
 		}
 		l.rest(ctx, d)

@@ -1,5 +1,5 @@
 // Package uplink keeps a source's connections to its gateway: over the ways that there are, with failover, each within what the gateway grants of its line. What
-// goes over them is the business of its User: batches of a volume (mover/sender), or objects.
+// goes over them is the business of its User: batches of a volume (mover/sender), or objects. What goes over the same line past the gateway has a Past.
 package uplink
 
 import (
@@ -32,7 +32,7 @@ var errSpent = errors.New("connection has sent its share")
 type Config struct {
 	Flow         string        // as the gateway knows it
 	Agent        string        // what HELLO tells about this program
-	Conns        int           // that carry data, at least one
+	Conns        int           // that carry data; 0 in a Past
 	BackOff      time.Duration // first wait after a lost connection, doubling up to 16 times that
 	ConnBytes    int64         // sent on a connection before it is replaced by one with new keys; 0: wire.MaxConnBytes
 	Capabilities uint64        // that HELLO announces beside zstd and shape
@@ -261,6 +261,11 @@ func (l *Link) hello(c *Conn, id mover.ID) error {
 		}
 		l.mu.Lock()
 		p := l.paths[c.path]
+		if p.leased != nil {
+			if p.free.Store(w.Capabilities&wire.CapShape == 0); p.free.Load() {
+				p.said()
+			}
+		}
 		if p.shaped = w.Capabilities&wire.CapShape != 0; p.shaped && !c.quiet {
 			c.SetPace(packets{p.pace, &p.held, c.MSS(), shape.Headers(c.IPv6())})
 		}

@@ -28,9 +28,11 @@ type Config struct {
 	Bucket      string
 	Credentials objstore.Credentials
 
-	Transport http.RoundTripper // nil: one of its own, made of what follows
-	RootCAs   *x509.CertPool    // nil: those of the system
-	Proxy     *url.URL          // nil: as the environment says
+	Transport http.RoundTripper       // nil: one of its own, made of what follows
+	RootCAs   *x509.CertPool          // nil: those of the system
+	Proxy     *url.URL                // nil: as the environment says
+	Dialer    *net.Dialer             // nil: one that leaves the way of connections to the routes
+	Conn      func(net.Conn) net.Conn // has each connection, and gives what is used in its place; nil: none
 	Timeouts  Timeouts
 }
 
@@ -97,8 +99,8 @@ func connect(cfg Config, name, endpoint string) (*Store, error) {
 		return nil, wrong("Credentials", "are needed")
 	case cfg.Timeouts.Dial < 0 || cfg.Timeouts.Answer < 0 || cfg.Timeouts.Stall < 0:
 		return nil, wrong("Timeouts", "are not negative")
-	case cfg.Transport != nil && (cfg.RootCAs != nil || cfg.Proxy != nil):
-		return nil, wrong("Transport", "takes the place of RootCAs and Proxy: give one or the others")
+	case cfg.Transport != nil && (cfg.RootCAs != nil || cfg.Proxy != nil || cfg.Dialer != nil || cfg.Conn != nil):
+		return nil, wrong("Transport", "takes the place of RootCAs, Proxy, Dialer and Conn: give one or the others")
 	}
 	cfg.Timeouts.fill()
 	transport := cfg.Transport

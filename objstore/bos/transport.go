@@ -11,7 +11,10 @@ import (
 // newTransport is a transport of one store. HTTP/1.1, for many connections carry more than one does; and nothing is unpacked on the way: an object that is
 // stored as gzip is those bytes.
 func newTransport(cfg Config) http.RoundTripper {
-	dialer := &net.Dialer{Timeout: cfg.Timeouts.Dial, KeepAlive: 15 * time.Second}
+	dialer := cfg.Dialer
+	if dialer == nil {
+		dialer = &net.Dialer{Timeout: cfg.Timeouts.Dial, KeepAlive: 15 * time.Second}
+	}
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -19,7 +22,11 @@ func newTransport(cfg Config) http.RoundTripper {
 			if err != nil {
 				return nil, err
 			}
-			return &impatient{c, cfg.Timeouts.Stall}, nil
+			c = &impatient{c, cfg.Timeouts.Stall}
+			if cfg.Conn != nil {
+				c = cfg.Conn(c)
+			}
+			return c, nil
 		},
 		TLSClientConfig:       &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   cfg.Timeouts.Dial,

@@ -21,8 +21,13 @@ const stall = 5 * time.Minute
 
 // NewTransport is what a Store uses when it is given none: it keeps the connections that were needed at once, takes the proxy from the environment, and ends
 // connections that carry nothing for five minutes. Callers may change it (certificates, limits) before they put it into Config.
-func NewTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+func NewTransport() *http.Transport { return NewTransportBy(nil) }
+
+// NewTransportBy is NewTransport with connections of a dialer; nil: one that leaves their way to the routes.
+func NewTransportBy(dialer *net.Dialer) *http.Transport {
+	if dialer == nil {
+		dialer = &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {

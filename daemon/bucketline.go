@@ -1,0 +1,134 @@
+package daemon
+
+import (
+	"context"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"slices"
+
+	"github.com/moverd/mover/daemon/config"
+	"github.com/moverd/mover/internal/version"
+	"github.com/moverd/mover/mover"
+	"github.com/moverd/mover/mover/uplink"
+	"github.com/moverd/mover/objstore/s3"
+	"github.com/moverd/mover/shape"
+	"github.com/moverd/mover/wire"
+)
+
+// reach is how a store is reached. The zero value leaves it to the driver.
+type reach struct {
+	dialer *net.Dialer
+	conn   func(net.Conn) net.Conn // has each connection, and gives what is used in its place
+}
+
+// transport is s3's with what is said of it; nil: the driver's own.
+func (r reach) transport(pool *x509.CertPool) http.RoundTripper {
+	if pool == nil && r.dialer == nil && r.conn == nil {
+		return nil
+	}
+	t := s3.NewTransportBy(r.dialer)
+	if pool != nil {
+		t.TLSClientConfig = trusting(pool)
+	}
+	if r.conn != nil {
+		dial := t.DialContext
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			nc, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return r.conn(nc), nil
+		}
+	}
+	return t
+}
+
+// paced has the pace of a bucket flow: its own rate, and its lease of the gateway's line where its requests go over that.
+type paced struct {
+	own  *shape.Pacer
+	past *uplink.Past // may be nil
+}
+
+// newPaced makes the pace of a flow; wants is asked while its run goes on.
+func newPaced(c *config.Source, f config.BucketFlow, o Options, wants func() (shape.Class, int64)) (*paced, error) {
+	p := &paced{own: shape.NewPacer(rateOf(f))}
+	if !c.Straight(f) {
+		return p, nil
+	}
+	tls, err := wire.ClientTLS(c.Gateway.Files(), c.Gateway.Name)
+	if err != nil {
+		return nil, err
+	}
+	paths := pathsOf(c, tls)
+	way := slices.MinFunc(paths, func(a, b uplink.Path) int { return a.Price - b.Price })
+	if i := slices.IndexFunc(paths, func(p uplink.Path) bool { return p.Name == f.Link }); i >= 0 {
+		way = paths[i]
+	}
+	p.past = uplink.NewPast(uplink.Config{Flow: f.Name, Agent: "moverd/" + version.String(), Paths: []uplink.Path{way}, Log: o.Log.With("flow", f.Name)}, wants)
+	return p, nil
+}
+
+func rateOf(f config.BucketFlow) int64 {
+	if f.Limits.Rate == 0 {
+		return shape.Unlimited
+	}
+	return int64(f.Limits.Rate)
+}
+
+// pace waits until n bytes may begin their way to the target.
+func (p *paced) pace(ctx context.Context, n int) error {
+	p.own.Wait(ctx.Done(), int64(n))
+	if p.past == nil {
+		return ctx.Err()
+	}
+	return p.past.Pace(ctx, n)
+}
+
+// line is what the flow shows of its lease; nil: it has none.
+func (p *paced) line() func() mover.LinkStatus {
+	if p.past == nil {
+		return nil
+	}
+	return p.past.Status
+}
+
+// reach is how the target is reached.
+func (p *paced) reach(c *config.Source, f config.BucketFlow) (r reach, err error) {
+	if p.past == nil {
+		return r, nil
+	}
+	var way wire.Way // as the routes say, unless the flow names a link
+	for _, l := range c.Links {
+		if l.Name == f.Link {
+			way = l.Way()
+		}
+	}
+	r.dialer, err = uplink.Dialer(way)
+	r.conn = p.past.Conn
+	return r, err
+}
+
+// run keeps the lease until ctx ends.
+func (p *paced) run(ctx context.Context) error {
+	if p.past == nil {
+		return nil
+	}
+	return p.past.Run(ctx)
+}
+
+// retry asks a gateway at once that could not be asked, or has refused.
+func (p *paced) retry() {
+	if p.past != nil {
+		p.past.Reset()
+	}
+}
+
+// reload takes over the rates of flows that are there.
+func (b *buckets) reload(c *config.Source) {
+	for _, n := range c.Buckets {
+		if f := b.flow(n.Name); f != nil {
+			f.paced.own.SetSafe(rateOf(n))
+		}
+	}
+}
