@@ -144,7 +144,7 @@ func printPlanCost(say sayer, bill *cost.Answer) {
 		case "requests":
 			part = it.SoFar
 		case "target":
-			name = "a month there"
+			name = "a month"
 		}
 		say("cost, "+name, "%s: %s (%s)", part.Cost.String(), part.Quantity(), it.Priced())
 	}
