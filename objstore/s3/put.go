@@ -180,8 +180,11 @@ func (l *load) declare(r io.ReadCloser) (io.ReadCloser, error) {
 	if !ok && !l.store.declares.Load() {
 		return r, nil
 	}
-	src := &source{r: r, left: l.body.Size, md: md5.New()}
-	_, _ = io.Copy(io.Discard, src)
+	src := &source{r: r, left: l.body.Size, md: l.newSum()}
+	defer l.store.lanes.end(src.md)
+	for buf := make([]byte, 32<<10); src.left > 0 && src.err == nil; {
+		_, _ = src.Read(buf)
+	}
 	if src.err != nil {
 		return r, src.err
 	}
@@ -198,6 +201,13 @@ func (l *load) declare(r io.ReadCloser) (io.ReadCloser, error) {
 		return r, err
 	}
 	return again, nil
+}
+
+func (l *load) newSum() hash.Hash {
+	if l.body.Size < lanesFrom {
+		return md5.New()
+	}
+	return l.store.lanes.begin()
 }
 
 // proven compares what the answer tells with what was sent. sum is the checksum of that name, which may have been taken on the way.

@@ -26,6 +26,7 @@ type Store struct {
 	keys      objstore.Credentials
 	client    *awss3.Client
 	caller    *caller
+	lanes     lanes
 
 	open context.Context // until Close
 	shut context.CancelFunc
@@ -87,6 +88,7 @@ func (s *Store) GoString() string { return s.name }
 // Close ends the calls under way and lets the connections go.
 func (s *Store) Close() error {
 	s.shut()
+	s.lanes.close()
 	if c, ok := s.transport.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
