@@ -203,6 +203,9 @@ func (c *Ceph) run(ctx context.Context, args ...string) error {
 	return nil
 }
 
+// allocator lets the daemons keep the memory of large buffers, which the kernel would clear anew each time.
+const allocator = "GLIBC_TUNABLES=glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
+
 // daemon starts a program that stays in the foreground, and dies when this process does.
 func (c *Ceph) daemon(name string, args ...string) error {
 	out, err := os.Create(filepath.Join(c.dir, "log", name+".out"))
@@ -212,6 +215,7 @@ func (c *Ceph) daemon(name string, args ...string) error {
 	defer out.Close()
 	cmd := exec.Command(args[0], append([]string{"-f", "-c", "ceph.conf"}, args[1:]...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, out, out
+	cmd.Env = append(os.Environ(), allocator)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err
