@@ -2,61 +2,98 @@ package bucket
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 )
 
-// Level finds how many requests should be under way: twice as many each time as long as that brings much, then a few more or fewer, whatever gets more done; and
-// fewer at once when a store asks for it. The zero value is not ready: set Least and Most.
+// Level finds how many requests should be under way: twice as many each time as long as that brings something; then it tries a step more and a step less by turns,
+// and goes where more gets done. A machine's speed goes up and down by itself, so a try is held against what was done just before and after it, and one try decides
+// nothing. Fewer at once when a store asks for it. The zero value is not ready: set Least and Most.
 type Level struct {
 	Least, Most float64
 
 	n     float64
-	up    bool
-	found bool    // it has stopped doubling
-	best  float64 // things done a second, at the level before
+	found bool       // it has stopped doubling
+	best  float64    // things done a second, at half of the level; then, at the level
+	up    bool       // which way the try goes
+	tried float64    // things done a second in the try before; 0: there was none
+	away  bool       // a try is under way
+	gain  [2]float64 // of steps down and up, smoothed
 }
 
 // How the level moves.
 const (
-	levelStart = 8
-	levelMuch  = 1.15 // more done after doubling: once more
-	levelStep  = 0.1  // of the level, one at least
-	levelGain  = 1.02 // more done after a step: it was worth it
-	levelBack  = 0.6  // of the level, when the store asks for fewer
+	levelStart  = 32
+	levelMuch   = 1.05 // more done after doubling: once more
+	levelStep   = 1.4  // of the level
+	levelSmooth = 0.3  // of a try, in what is remembered
+	levelGain   = 0.02 // so much more done by a step: it is worth it
+	levelBack   = 0.6  // of the level, when the store asks for fewer
 )
 
 // Now is the level.
 func (l *Level) Now() int {
 	if l.n == 0 {
-		l.n, l.up = min(l.Most, max(l.Least, levelStart)), true
+		l.n = l.fit(levelStart)
 	}
-	return int(l.n)
+	if !l.away {
+		return int(l.n)
+	}
+	return int(math.Round(l.fit(l.n * l.way())))
+}
+
+func (l *Level) fit(n float64) float64 { return min(l.Most, max(l.Least, n)) }
+
+func (l *Level) way() float64 {
+	if l.up {
+		return levelStep
+	}
+	return 1 / levelStep
 }
 
 // Look takes in that n things were done within d at this level, and whether the store asked for fewer.
 func (l *Level) Look(n int, d time.Duration, slow bool) {
-	l.Now()
+	now := float64(l.Now())
 	rate := float64(n) / max(d.Seconds(), 1e-9)
-	step := max(1, l.n*levelStep)
 	switch {
 	case slow:
-		l.n, l.up, l.found, rate = l.n*levelBack, true, true, 0
+		l.begin(l.fit(now * levelBack))
 	case !l.found && rate >= l.best*levelMuch && l.n < l.Most:
-		l.n *= 2
+		l.n, l.best = l.fit(2*l.n), rate
+	case !l.found && rate < l.best*levelMuch: // the doubling before brought nothing
+		l.begin(l.fit(l.n / 2))
 	case !l.found:
-		l.n, l.up, l.found = l.n/2+step, false, true // the doubling before brought nothing
+		l.begin(l.n)
+	case l.away:
+		l.tried, l.away = rate, false
 	default:
-		if rate < l.best*levelGain { // no better than before: turn round
-			l.up = !l.up
-		}
-		if !l.up {
-			step = -step
-		}
-		l.n += step
+		l.judge(rate)
 	}
-	l.best = rate
-	l.n = min(l.Most, max(l.Least, l.n))
+}
+
+// begin stands at n and knows nothing of what lies beside it.
+func (l *Level) begin(n float64) {
+	l.n, l.found, l.best, l.tried, l.away, l.gain = n, true, 0, 0, false, [2]float64{}
+}
+
+// judge takes in what was done after a try, and begins the next one.
+func (l *Level) judge(rate float64) {
+	at := 0
+	if l.up {
+		at = 1
+	}
+	if l.best > 0 && l.tried > 0 {
+		l.gain[at] += levelSmooth * (2*l.tried/(l.best+rate) - 1 - l.gain[at])
+	}
+	if to := l.fit(l.n * l.way()); l.gain[at] > levelGain && to != l.n {
+		up := l.up
+		l.begin(to)
+		l.up = !up // the next try goes on in this direction
+	}
+	l.best, l.up = rate, !l.up
+	l.away = l.fit(l.n*l.way()) != l.n
+	l.tried = 0
 }
 
 // gate lets as many in as its level says.
@@ -95,8 +132,8 @@ func (g *gate) enter(ctx context.Context) error {
 
 // A look at the level is taken after this time and so many things for each place.
 const (
-	lookEvery = 100 * time.Millisecond
-	lookLeast = 2
+	lookEvery = 250 * time.Millisecond
+	lookLeast = 3
 )
 
 // leave gives a place back. slow: the store has asked for fewer requests.

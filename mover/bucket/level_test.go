@@ -34,3 +34,25 @@ func TestLevel(t *testing.T) {
 		}
 	}
 }
+
+// TestLevelNoise: a store that does a little more with many requests side by side than with few, on a machine whose speed goes up and down by itself. The level must not
+// follow that down.
+func TestLevelNoise(t *testing.T) {
+	for seed := range uint64(20) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		l := Level{Least: 2, Most: 256}
+		machine, sum := 1.0, 0.0
+		for i := range 400 {
+			machine = min(1, max(0.5, machine*(1+0.1*(rnd.Float64()-0.5))))
+			n := float64(l.Now())
+			good := n / (n + 4) / (1 + 0.0005*n) // 0.66 of what is possible with 8 side by side, 0.8 with 16, 0.91 with 64, 0.87 with 256
+			if i >= 10 {
+				sum += good
+			}
+			l.Look(int(1000*good*machine*(1+0.2*(rnd.Float64()-0.5))), time.Second, false)
+		}
+		if mean := sum / 390; mean < 0.88 {
+			t.Errorf("seed %d: %.2f of what is possible, level %d at the end", seed, mean, l.Now())
+		}
+	}
+}
