@@ -20,7 +20,7 @@ type Pace interface {
 	Slice() int
 }
 
-// SetPace makes DATA and PUT wait for p. It is called before anything is written.
+// SetPace makes DATA and PUT wait for p; nil: for nobody. It is called before any of them is written.
 func (c *Conn) SetPace(p Pace) { c.pace = p }
 
 // Await waits until DATA or PUT may begin, or the connection is closed. When ctx ends before, it returns its error. Other frames go meanwhile: pings have to, or
@@ -132,6 +132,11 @@ func (c *Conn) Smooth(rate uint64) {
 		_ = unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
 	})
+}
+
+// Shallow keeps more than n bytes from waiting in the socket.
+func (c *Conn) Shallow(n int) {
+	c.control(func(fd int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n) })
 }
 
 const (

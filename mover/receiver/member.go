@@ -55,7 +55,7 @@ func (m *Member) Spent(s *wire.Spent) {
 	l, p := m.line, m.past
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, in := l.members[m]; !in {
+	if _, in := l.members[m]; !in || p == nil { // of what comes to the gateway, the kernel tells
 		return
 	}
 	now := time.Now()
@@ -86,13 +86,11 @@ func (l *line) join(wc *wire.Conn, flow string) *Member {
 	return m
 }
 
-// lease is join for a connection whose lease is used past the gateway.
-func (l *line) lease(wc *wire.Conn, flow string) *Member {
-	m := l.join(wc, flow)
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// goesPast says that the lease is used past the gateway, before there is one.
+func (m *Member) goesPast() {
+	m.line.mu.Lock()
+	defer m.line.mu.Unlock()
 	m.past = &past{}
-	return m
 }
 
 // Leave counts the connection for the last time, and takes its lease back. It may be called again.

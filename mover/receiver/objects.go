@@ -31,6 +31,7 @@ type objectConn struct {
 	link   [16]byte
 	ask    Ask
 	key    string
+	member *Member // of the line that it comes over; may be nil. Its flow's lease is on a connection of its own
 }
 
 // serveObjects is the life of a connection whose HELLO says that it moves objects.
@@ -48,6 +49,9 @@ func (s *Server) serveObjects(wc *wire.Conn, h *wire.Hello) {
 		return
 	}
 	err = s.cfg.Objects.Serve(c.ctx, c.key, wc)
+	if c.member != nil {
+		c.member.Leave()
+	}
 	s.mu.Lock()
 	delete(s.moving, c)
 	s.mu.Unlock()
@@ -57,15 +61,7 @@ func (s *Server) serveObjects(wc *wire.Conn, h *wire.Hello) {
 // open answers HELLO. host is counted, if it is not empty.
 func (c *objectConn) open(h *wire.Hello) (host string, err error) {
 	s := c.s
-	version, err := h.Pick()
-	if err != nil {
-		return "", err
-	}
-	state, ok := c.wc.TLS()
-	if !ok {
-		return "", fmt.Errorf("connection is not TLS: %w", sentinel.ErrDenied)
-	}
-	name, err := wire.PeerName(state)
+	version, name, err := introduce(c.wc, h)
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +80,8 @@ func (c *objectConn) open(h *wire.Hello) (host string, err error) {
 		return "", &kindError{KindFull, busyError(fmt.Sprintf("the gateway has %d connections already", s.cfg.Conns))}
 	}
 	host = name.String()
-	if _, err := s.lineOf(c.wc.RemoteAddr()); err != nil {
+	line, err := s.lineOf(c.wc.RemoteAddr())
+	if err != nil {
 		return host, err
 	}
 	if err := c.may(conns); err != nil {
@@ -101,6 +98,9 @@ func (c *objectConn) open(h *wire.Hello) (host string, err error) {
 		delete(s.moving, c)
 		s.mu.Unlock()
 		return host, err
+	}
+	if line != nil {
+		c.member = line.join(c.wc, c.key)
 	}
 	if fresh {
 		e := event(Accepted, c.wc, nil)

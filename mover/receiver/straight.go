@@ -19,7 +19,7 @@ type StraightConfig struct {
 // Key is TENANT/HOST/NAME.
 func (c StraightConfig) Key() string { return c.Tenant + "/" + c.Host + "/" + c.Name }
 
-// lessee is a connection that only has a lease.
+// lessee is a connection that only has a lease: for what goes past the gateway, or for objects that come over connections of their own.
 type lessee struct {
 	s      *Server
 	wc     *wire.Conn
@@ -55,7 +55,12 @@ func (e *lessee) open(h *wire.Hello) (left func(), err error) {
 		return left, err
 	}
 	e.name, e.key = name, name.Tenant+"/"+name.Host+"/"+h.Flow
-	if _, named := s.straight[e.key]; !named && len(s.lines) > 0 {
+	_, past := s.straight[e.key]
+	through := false
+	if s.cfg.Objects != nil {
+		_, through = s.cfg.Objects.Target(e.key)
+	}
+	if !past && !through && len(s.lines) > 0 {
 		return left, &kindError{KindForeign, fmt.Errorf("flow %q of %s may have no lease of this gateway's lines: gateway.straight does not name it: %w", h.Flow, name, sentinel.ErrDenied)}
 	}
 	conns, ok := s.admit(name.String())
@@ -73,7 +78,9 @@ func (e *lessee) open(h *wire.Hello) (left func(), err error) {
 	can := uint64(wire.CapZstd | wire.CapLease)
 	if line != nil {
 		can |= wire.CapShape
-		e.member = line.lease(e.wc, e.key)
+		if e.member = line.join(e.wc, e.key); past {
+			e.member.goesPast()
+		}
 	}
 	s.leaseMu.Lock()
 	s.lessees[e] = struct{}{}

@@ -64,6 +64,9 @@ func (c *conn) hello() error {
 			return fmt.Errorf("%w: the gateway speaks version %d with capabilities %#x, which is without objects; upgrade it", sentinel.ErrNotSupported, w.Version, w.Capabilities)
 		}
 		c.wc.SetKeepalive(w.KeepaliveMS)
+		if c.s.cfg.Pace != nil {
+			c.wc.SetPace(c.s.cfg.Pace(c.wc))
+		}
 		return nil
 	}
 }

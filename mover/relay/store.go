@@ -32,6 +32,7 @@ type Config struct {
 	Plain  bool                              // nothing is compressed
 	Memory int64                             // bytes of chunks on their way; 64 MiB
 	Rules  map[string]func(key string) error // what Limits.Rule names
+	Pace   func(*wire.Conn) wire.Pace        // what the data of a connection waits for; may be nil
 	Log    *slog.Logger
 }
 

@@ -17,7 +17,8 @@ import (
 	"github.com/moverd/mover/wire"
 )
 
-// Past keeps what a flow sends past its gateway, over the gateway's line, to what the gateway grants: requests to a store. It has one connection to the gateway,
+// Past keeps what a flow sends past its gateway, over the gateway's line, to what the gateway grants: requests to a store; also what it sends to the gateway over
+// connections of somebody else. It has one connection to the gateway,
 // which asks for a lease and tells what was sent; that is estimated here, for the gateway cannot see it. While the gateway cannot be asked, the flow has its safe
 // share; where the gateway shares no line out, nothing is held back.
 type Past struct {
@@ -160,7 +161,41 @@ func (p *Past) Conn(nc net.Conn) net.Conn {
 		ipv6 = a.IP.To4() == nil
 	}
 	w := p.way()
-	return &pacedConn{Conn: nc, pace: packets{w.pace, &w.held, 0, shape.Headers(ipv6)}, free: &w.free, gone: make(chan struct{})}
+	return &pacedConn{Conn: nc, pace: unless{packets{w.pace, &w.held, 0, shape.Headers(ipv6)}, &w.free}, gone: make(chan struct{})}
+}
+
+// Pacer has the data that is written to a connection to the gateway wait for the lease: what a flow sends over connections that the Past does not keep.
+func (p *Past) Pacer(wc *wire.Conn) wire.Pace {
+	w := p.way()
+	wc.Shallow(unsent)
+	return unless{packets{w.pace, &w.held, wc.MSS(), shape.Headers(wc.IPv6())}, &w.free}
+}
+
+// unless waits for nothing where the gateway shares no line out.
+type unless struct {
+	packets
+	free *atomic.Bool
+}
+
+func (u unless) Ready(done <-chan struct{}) {
+	if !u.free.Load() {
+		u.packets.Ready(done)
+	}
+}
+
+func (u unless) Wait(done <-chan struct{}, n int64) {
+	if u.free.Load() {
+		u.Spend(n)
+		return
+	}
+	u.packets.Wait(done, n)
+}
+
+func (u unless) Slice() int {
+	if u.free.Load() {
+		return 1 << 20
+	}
+	return u.packets.Slice()
 }
 
 // Dialer makes connections on a way, whose sockets hold back little: what waits there was let go under one lease and would leave under another.
@@ -184,14 +219,13 @@ func Dialer(way wire.Way) (*net.Dialer, error) {
 // pacedConn is a connection past the gateway.
 type pacedConn struct {
 	net.Conn
-	pace packets
-	free *atomic.Bool
+	pace unless
 	gone chan struct{}
 	once sync.Once
 }
 
 func (c *pacedConn) Write(b []byte) (n int, err error) {
-	if len(b) <= trifle || c.free.Load() {
+	if len(b) <= trifle {
 		n, err = c.Conn.Write(b)
 		c.pace.Spend(int64(n))
 		return n, err
