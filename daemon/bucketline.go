@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync/atomic"
 
 	"github.com/moverd/mover/daemon/config"
 	"github.com/moverd/mover/internal/version"
@@ -48,11 +49,13 @@ func (r reach) transport(pool *x509.CertPool) http.RoundTripper {
 type paced struct {
 	own  *shape.Pacer
 	past *uplink.Past // may be nil
+	rate atomic.Int64 // of the config; 0: none
 }
 
 // newPaced makes the pace of a flow; wants is asked while its run goes on.
 func newPaced(c *config.Source, f config.BucketFlow, o Options, wants func() (shape.Class, int64)) (*paced, error) {
 	p := &paced{own: shape.NewPacer(rateOf(f))}
+	p.rate.Store(int64(f.Limits.Rate))
 	if !c.Straight(f) {
 		return p, nil
 	}
@@ -83,6 +86,18 @@ func (p *paced) pace(ctx context.Context, n int) error {
 		return ctx.Err()
 	}
 	return p.past.Pace(ctx, n)
+}
+
+// all is how many bytes a second all workers of the flow together may send, which those on other machines cannot know: its own rate, and its lease. 0: as many as they can.
+func (p *paced) all() int64 {
+	all := p.rate.Load()
+	if p.past == nil {
+		return all
+	}
+	if lease := p.past.Status().Rate; lease >= 0 && (all == 0 || lease < all) {
+		return max(1, lease)
+	}
+	return all
 }
 
 // line is what the flow shows of its lease; nil: it has none.
@@ -129,6 +144,7 @@ func (b *buckets) reload(c *config.Source) {
 	for _, n := range c.Buckets {
 		if f := b.flow(n.Name); f != nil {
 			f.paced.own.SetSafe(rateOf(n))
+			f.paced.rate.Store(int64(n.Limits.Rate))
 		}
 	}
 }

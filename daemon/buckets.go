@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/moverd/mover/blockdev/freeze"
@@ -30,7 +31,8 @@ import (
 // buckets are the bucket flows of a source, with the queue that they share.
 type buckets struct {
 	flows []*bucketFlow
-	queue *bucket.Server
+	queue *bucket.Server // inside this process; nil: it is elsewhere
+	dial  func() (*nats.Conn, error)
 	keys  *keyring
 }
 
@@ -59,11 +61,7 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 		return b, nil
 	}
 	home := filepath.Join(string(c.State), "buckets")
-	queue := filepath.Join(home, ".queue")
-	if err := os.MkdirAll(queue, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the queue: %w", err)
-	}
-	if b.queue, err = bucket.NewServer(queue, bucket.ServerConfig{}); err != nil {
+	if err := b.openQueue(o, filepath.Join(home, ".queue")); err != nil {
 		return nil, err
 	}
 	for _, f := range c.Buckets {
@@ -73,7 +71,7 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 			flow.paced, err = newPaced(c, f, o, func() (shape.Class, int64) { return flow.Flow.Wants() })
 		}
 		if err == nil {
-			cfg.Dial, cfg.Copy.Pace, cfg.Line = b.queue.Dial, flow.pace, flow.line()
+			cfg.Dial, cfg.Copy.Pace, cfg.Rate, cfg.Line = b.dial, flow.pace, flow.all, flow.line()
 			flow.Flow, err = bucket.NewFlow(cfg)
 		}
 		if err != nil {
@@ -95,8 +93,7 @@ func (f *bucketFlow) config(home string) (bucket.FlowConfig, error) {
 	cfg := bucket.FlowConfig{
 		Name: c.Name, Dir: home, Identity: from + " to " + to, From: from, To: to, Filter: filter, Deletes: c.Deletes == "follow", Claim: c.Claim,
 		Interval: time.Duration(c.Interval), Objects: c.Limits.Objects, Log: f.o.Log.With("flow", c.Name), Counts: f.counts, Open: f.open, Note: f.o.Log.note,
-		Copy: bucket.CopyConfig{Memory: int64(c.Limits.Memory), FromPrefix: c.From.Prefix(), ToPrefix: c.To.Prefix(), Class: c.Class, Escape: c.EscapeKeys, Grants: c.Grants,
-			Part: min(16<<20, int64(c.Limits.Memory)/4)},
+		Copy: copyOf(c), Moves: moves(c), Workers: append([]string{}, c.Workers...),
 	}
 	if len(c.Cutover.StopHook) > 0 {
 		cfg.Stopper = &bucketStopper{c: c, run: string(f.c0.Run), o: f.o}

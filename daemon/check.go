@@ -57,6 +57,11 @@ func Check(ctx context.Context, conf *config.Config, w io.Writer) error {
 	if g := conf.Gateway; g != nil {
 		c.gateway(g)
 	}
+	if w := conf.Worker; w != nil {
+		for _, f := range w.Source().Buckets {
+			c.bucket(ctx, w.Source(), f)
+		}
+	}
 	if len(c.errs) > 0 {
 		return fmt.Errorf("%d of what was looked at is not fit for use, see above", len(c.errs))
 	}

@@ -31,6 +31,8 @@ type Bucket struct {
 	Passes int64                   `json:"passes"`     // ended since start
 	Stores map[string]BucketCounts `json:"stores,omitempty"`
 	Keys   map[string]BucketKeys   `json:"keys,omitempty"` // of the ends, source or target, that use a session's
+
+	Workers []BucketWorker `json:"workers,omitempty"` // that were heard of lately
 }
 
 // BucketKeys is how the session stands whose keys an end uses.
@@ -41,6 +43,15 @@ type BucketKeys struct {
 	Renewed uint64    `json:"renewed"`           // times since start
 	Failed  uint64    `json:"failed"`            // times that it was tried in vain
 	Trouble string    `json:"trouble,omitempty"` // why it cannot be renewed now
+}
+
+// BucketWorker is one worker of a bucket flow.
+type BucketWorker struct {
+	Name    string    `json:"name"` // of its certificate, or local
+	Host    string    `json:"host,omitempty"`
+	Objects int64     `json:"objects_under_way"`
+	Rate    float64   `json:"objects_per_second"`
+	Heard   time.Time `json:"heard"`
 }
 
 // BucketCounts is what was asked of one end, source or target, since start.

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/moverd/mover/internal/pki"
 	"github.com/moverd/mover/objstore"
 	"github.com/moverd/mover/objstore/bos"
 	"github.com/moverd/mover/objstore/bosemu"
@@ -34,6 +35,9 @@ type SoakOptions struct {
 	Seed     uint64
 	Parallel int
 	Objects  int  // about so many at the beginning
+	Workers  int  // processes
+	External bool // the queue is a NATS server of its own, which is killed too
+	Stops    bool // workers are stopped with SIGSTOP for 5 to 40 s too, and go on
 	Keep     bool // leave the folder of a failed run
 }
 
@@ -48,6 +52,7 @@ const (
 // Totals of a campaign.
 type Totals struct {
 	Runs, Kills, Faults int64
+	Stops               int64 // workers that stood still and went on
 	Objects             int64 // compared at the ends
 	Copies, Stored      int64 // that ledgers recorded; PUTs and completed uploads that the server did
 	Lost, Wrong, Left   int64
@@ -71,11 +76,12 @@ func Soak(ctx context.Context, o SoakOptions, w io.Writer) (Totals, error) {
 				return ctx.Err()
 			}
 			r := &soak{o: o, seed: o.Seed + uint64(i)}
+			began := time.Now()
 			err := r.run(ctx)
 			mu.Lock()
 			defer mu.Unlock()
 			t := r.totals
-			sum = Totals{sum.Runs + 1, sum.Kills + t.Kills, sum.Faults + t.Faults, sum.Objects + t.Objects, sum.Copies + t.Copies, sum.Stored + t.Stored, sum.Lost + t.Lost,
+			sum = Totals{sum.Runs + 1, sum.Kills + t.Kills, sum.Faults + t.Faults, sum.Stops + t.Stops, sum.Objects + t.Objects, sum.Copies + t.Copies, sum.Stored + t.Stored, sum.Lost + t.Lost,
 				sum.Wrong + t.Wrong, sum.Left + t.Left, sum.Failed}
 			verdict := "equal"
 			if err != nil && ctx.Err() == nil {
@@ -83,7 +89,8 @@ func Soak(ctx context.Context, o SoakOptions, w io.Writer) (Totals, error) {
 				verdict = err.Error()
 				failed = errors.Join(failed, fmt.Errorf("seed %d: %w", r.seed, err))
 			}
-			fmt.Fprintf(w, "run %d: %d objects, %d kills, %d faults, %d copies, %d stored: %s\n", r.seed, t.Objects, t.Kills, t.Faults, t.Copies, t.Stored, verdict)
+			fmt.Fprintf(w, "run %d: %d objects, %d kills, %d stops, %d faults, %d copies, %d stored, %.0f s: %s\n", r.seed, t.Objects, t.Kills, t.Stops, t.Faults, t.Copies, t.Stored,
+				time.Since(began).Seconds(), verdict)
 			return nil
 		})
 	}
@@ -102,6 +109,10 @@ type soak struct {
 	quiet  atomic.Bool // no more faults
 	emu    *bosemu.Server
 	base   Child
+	all    []*slot
+	names  int        // of workers
+	still  []*process // workers that stand still, or stood still and went on
+	going  sync.WaitGroup
 }
 
 func (s *soak) run(ctx context.Context) (err error) {
@@ -118,10 +129,8 @@ func (s *soak) run(ctx context.Context) (err error) {
 			err = fmt.Errorf("%w (left in %s)", err, s.root)
 		}
 	}()
-	for _, d := range []string{"source", "spill", "queue", "logs"} {
-		if err := os.Mkdir(filepath.Join(s.root, d), 0o700); err != nil {
-			return err
-		}
+	if err := s.folders(); err != nil {
+		return err
 	}
 	stop, err := s.server()
 	if err != nil {
@@ -140,6 +149,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 	writing, end := context.WithCancel(ctx)
 	var writer errgroup.Group
 	writer.Go(func() error { return s.write(writing, src) })
+	defer s.goOn()
 	err = s.trouble(ctx)
 	end()
 	if e := writer.Wait(); err == nil {
@@ -149,6 +159,7 @@ func (s *soak) run(ctx context.Context) (err error) {
 		return err
 	}
 	o, err := s.finish(ctx)
+	s.goOn() // what comes late now is found by nobody but the judge
 	if err != nil {
 		return err
 	}
@@ -159,13 +170,17 @@ func (s *soak) run(ctx context.Context) (err error) {
 func (s *soak) server() (stop func(), err error) {
 	rnd := rand.New(rand.NewPCG(s.seed, 2))
 	var mu sync.Mutex
+	return s.serve(32, func(r bosemu.Request) bosemu.Fault {
+		mu.Lock()
+		defer mu.Unlock()
+		return s.fault(rnd, r)
+	})
+}
+
+// serve starts the emulator with these faults, and a place for the queue of workers that have at most so many objects under way.
+func (s *soak) serve(most int, fault func(bosemu.Request) bosemu.Fault) (stop func(), err error) {
 	s.emu, err = bosemu.New(bosemu.Config{Dir: filepath.Join(s.root, "spill"), Buckets: []bosemu.Bucket{{Name: soakBucket, Owner: "soak"}},
-		Accounts: []bosemu.Account{{ID: "soak", AccessKey: soakKey, SecretKey: soakSecret}},
-		Fault: func(r bosemu.Request) bosemu.Fault {
-			mu.Lock()
-			defer mu.Unlock()
-			return s.fault(rnd, r)
-		}})
+		Accounts: []bosemu.Account{{ID: "soak", AccessKey: soakKey, SecretKey: soakSecret}}, Fault: fault})
 	if err != nil {
 		return nil, err
 	}
@@ -182,8 +197,29 @@ func (s *soak) server() (stop func(), err error) {
 	queue := free.Addr().String()
 	free.Close()
 	s.base = Child{Ledger: filepath.Join(s.root, "ledger"), Work: filepath.Join(s.root, "queue"), Queue: queue, From: Place{Dir: filepath.Join(s.root, "source")},
-		To: Place{Endpoint: "http://" + ln.Addr().String(), Bucket: soakBucket, Key: soakKey, Password: soakSecret}, Most: 32}
+		To: Place{Endpoint: "http://" + ln.Addr().String(), Bucket: soakBucket, Key: soakKey, Password: soakSecret}, Most: most, External: s.o.External}
+	if s.o.External {
+		s.base.PKI = filepath.Join(s.root, "pki")
+		if err := certify(s.base.PKI, queue, mostNames); err != nil {
+			return nil, err
+		}
+	}
 	return func() { _ = srv.Close(); _ = s.emu.Close() }, nil
+}
+
+// folders makes the folders of a run.
+func (s *soak) folders() error {
+	for _, d := range []string{"source", "spill", "queue", "logs"} {
+		if err := os.Mkdir(filepath.Join(s.root, d), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// target is the emulator's bucket, for the judge.
+func (s *soak) target() (objstore.Store, error) {
+	return bos.New(bos.Config{Endpoint: s.base.To.Endpoint, Bucket: soakBucket, Credentials: objstore.Fixed{ID: soakKey, Secret: soakSecret}})
 }
 
 // fault is what goes wrong with one request in thirty.
@@ -305,56 +341,151 @@ func (p *process) kill() {
 	<-p.done
 }
 
-func (s *soak) child(role string, n int) Child {
+func (s *soak) child(role, name string) Child {
 	c := s.base
-	c.Role, c.Name = role, fmt.Sprintf("%s-%d", role, n)
+	c.Role, c.Name = role, name
 	return c
 }
 
-// trouble runs passes, and kills workers and coordinators at random moments.
-func (s *soak) trouble(ctx context.Context) error {
-	roles := []string{"coordinator", "worker", "worker"}
-	ps := make([]*process, len(roles))
-	defer func() {
-		for _, p := range ps {
-			if p != nil {
-				p.kill()
-			}
+// slot is a place for a process that is there again and again.
+type slot struct {
+	*process
+	role, name string
+}
+
+// slots are those of a run: coordinator, workers and, where it is a process of its own, the queue's server.
+func (s *soak) slots() []*slot {
+	out := []*slot{{role: "coordinator", name: "coordinator"}}
+	if s.o.External {
+		out = append(out, &slot{role: "server", name: "server"})
+	}
+	for range max(1, s.o.Workers) {
+		out = append(out, &slot{role: "worker", name: s.name()})
+	}
+	return out
+}
+
+// name is one that no worker had.
+func (s *soak) name() string {
+	s.names++
+	return workerName(s.names)
+}
+
+// mostNames is more than the workers of a run, and those that take the place of others.
+const mostNames = 16
+
+func (s *soak) fillSlots(slots []*slot, change func(*Child)) (err error) {
+	for _, p := range slots {
+		if p.process != nil {
+			continue
 		}
-	}()
-	var err error
-	for range 3 + s.rnd.IntN(5) {
-		for i := range roles {
-			if ps[i] == nil {
-				if ps[i], err = s.start(s.child(roles[i], i)); err != nil {
+		c := s.child(p.role, p.name)
+		if c.PKI != "" && p.role == "worker" {
+			if _, err := os.Stat(filepath.Join(c.PKI, p.name+".pem")); err != nil {
+				if err := pki.IssueHost(c.PKI, c.PKI, tenant, p.name, time.Hour); err != nil {
 					return err
 				}
 			}
 		}
-		until := time.NewTimer(time.Duration(50+s.rnd.IntN(1500)) * time.Millisecond)
-		select {
-		case err := <-ps[0].done: // the pass has ended
-			ps[0] = nil
-			if err != nil {
-				return s.told("coordinator", err)
-			}
-		case err := <-ps[1].done:
-			ps[1] = nil
-			return s.told("worker", err)
-		case err := <-ps[2].done:
-			ps[2] = nil
-			return s.told("worker", err)
-		case <-until.C:
-			i := s.rnd.IntN(len(roles))
-			ps[i].kill()
-			ps[i] = nil
-			s.totals.Kills++
-		case <-ctx.Done():
-			return ctx.Err()
+		if change != nil {
+			change(&c)
 		}
-		until.Stop()
+		if p.process, err = s.start(c); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+func (s *soak) killSlots() {
+	for _, p := range s.all {
+		if p.process != nil {
+			p.kill()
+			p.process = nil
+		}
+	}
+}
+
+// ended tells which process has ended by itself, within d.
+func ended(ctx context.Context, slots []*slot, d time.Duration) (*slot, error) {
+	end := time.After(d)
+	for {
+		for _, p := range slots {
+			select {
+			case err := <-p.done:
+				p.process = nil
+				return p, err
+			default:
+			}
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-end:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// trouble runs passes, kills processes at random moments, and lets workers stand still.
+func (s *soak) trouble(ctx context.Context) error {
+	s.all = s.slots()
+	slots := s.all
+	defer s.killSlots()
+	for range 3 + s.rnd.IntN(5) {
+		if err := s.fillSlots(slots, nil); err != nil {
+			return err
+		}
+		p, err := ended(ctx, slots, time.Duration(50+s.rnd.IntN(1500))*time.Millisecond)
+		if p != nil && (err != nil || p.role != "coordinator") { // a coordinator has ended its pass
+			return s.told(p.role, err)
+		}
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			continue
+		}
+		p = slots[s.rnd.IntN(len(slots))]
+		if s.o.Stops && p.role == "worker" && s.rnd.IntN(2) == 0 {
+			s.stop(ctx, p)
+			continue
+		}
+		p.kill()
+		p.process = nil
+		s.totals.Kills++
+	}
+	return nil
+}
+
+// stop lets a worker stand still for a while. Another one takes its place, under another name.
+func (s *soak) stop(ctx context.Context, p *slot) {
+	still := p.process
+	_ = still.cmd.Process.Signal(syscall.SIGSTOP)
+	p.process, p.name = nil, s.name()
+	s.still = append(s.still, still)
+	s.totals.Stops++
+	d := time.Duration(5000+s.rnd.IntN(35_000)) * time.Millisecond
+	s.going.Go(func() {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+		_ = still.cmd.Process.Signal(syscall.SIGCONT)
+	})
+}
+
+// goOn waits until all that stood still went on, and long enough for what they write late.
+func (s *soak) goOn() {
+	s.going.Wait()
+	if len(s.still) > 0 {
+		time.Sleep(time.Second)
+	}
+	for _, p := range s.still {
+		p.kill()
+	}
+	s.still = nil
 }
 
 // told adds the end of the log to an error of a child.
@@ -371,29 +502,16 @@ func (s *soak) told(what string, err error) error {
 // finish runs the final pass over a source that stands still, still with faults, and without any more.
 func (s *soak) finish(ctx context.Context) (o Outcome, err error) {
 	time.Sleep(settle) // what was written last shows in the next listing
-	var ps []*process
-	defer func() {
-		for _, p := range ps {
-			p.kill()
-		}
-	}()
-	for i := range 2 {
-		p, err := s.start(s.child("worker", i))
-		if err != nil {
-			return o, err
-		}
-		ps = append(ps, p)
-	}
-	c := s.child("coordinator", 0)
-	c.Final = true
-	p, err := s.start(c)
-	if err != nil {
+	slots := s.all     // under the names that they had: each knows that the one before it is dead
+	defer s.killSlots()
+	if err := s.fillSlots(slots, func(c *Child) { c.Final = c.Role == "coordinator" }); err != nil {
 		return o, err
 	}
+	p := slots[0].process
 	select {
 	case err = <-p.done:
+		slots[0].process = nil
 	case <-ctx.Done():
-		p.kill()
 		err = ctx.Err()
 	}
 	if err != nil {
@@ -407,7 +525,7 @@ const settle = 2200 * time.Millisecond
 // judge compares both ends by itself, not by what the flow says.
 func (s *soak) judge(ctx context.Context, src objstore.Store, o Outcome) error {
 	s.quiet.Store(true)
-	dst, err := bos.New(bos.Config{Endpoint: s.base.To.Endpoint, Bucket: soakBucket, Credentials: objstore.Fixed{ID: soakKey, Secret: soakSecret}})
+	dst, err := s.target()
 	if err != nil {
 		return err
 	}

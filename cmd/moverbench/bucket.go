@@ -15,7 +15,7 @@ import (
 
 func bucketCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bucket", Short: "workloads of bucket flows"}
-	cmd.AddCommand(bucketSoak(), bucketCompare(), bucketFlat(), bucketChild())
+	cmd.AddCommand(bucketSoak(), bucketWorkers(), bucketCompare(), bucketFlat(), bucketChild())
 	return cmd
 }
 
@@ -28,7 +28,7 @@ func bucketSoak() *cobra.Command {
 				return err
 			}
 			t, err := buckets.Soak(cmd.Context(), o, cmd.OutOrStdout())
-			fmt.Fprintf(cmd.OutOrStdout(), "%d runs: %d failed, %d kills, %d faults, %d objects compared, %d lost, %d wrong, %d uploads left, repeated work %.2f %%\n", t.Runs, t.Failed, t.Kills, t.Faults, t.Objects,
+			fmt.Fprintf(cmd.OutOrStdout(), "%d runs: %d failed, %d kills, %d stops, %d faults, %d objects compared, %d lost, %d wrong, %d uploads left, repeated work %.2f %%\n", t.Runs, t.Failed, t.Kills, t.Stops, t.Faults, t.Objects,
 				t.Lost, t.Wrong, t.Left, t.Repeated()*100)
 			return err
 		}}
@@ -36,7 +36,36 @@ func bucketSoak() *cobra.Command {
 	cmd.Flags().Uint64Var(&o.Seed, "seed", 1, "of the first run")
 	cmd.Flags().IntVar(&o.Parallel, "parallel", 2, "runs side by side")
 	cmd.Flags().IntVar(&o.Objects, "objects", 1500, "at the beginning, about")
+	cmd.Flags().IntVar(&o.Workers, "workers", 2, "worker processes")
+	cmd.Flags().BoolVar(&o.External, "external", false, "the queue is a NATS server of its own, which is killed too")
+	cmd.Flags().BoolVar(&o.Stops, "stops", false, "workers also stand still (SIGSTOP) for 5 to 40 s, and go on")
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave the folder of a run that failed")
+	return cmd
+}
+
+func bucketWorkers() *cobra.Command {
+	var o buckets.WorkersOptions
+	var out string
+	cmd := &cobra.Command{Use: "workers", Short: "one worker process against several, at a NATS server of its own; the target's latency is simulated", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Exe, err = os.Executable(); err != nil {
+				return err
+			}
+			if o.Out = cmd.OutOrStdout(); out != "" {
+				if o.Results, err = bench.NewResults(out); err != nil {
+					return err
+				}
+			}
+			return buckets.Workers(cmd.Context(), o)
+		}}
+	f := cmd.Flags()
+	f.IntVar(&o.Objects, "objects", 6000, "objects")
+	f.IntVar(&o.Size, "size", 4096, "bytes of each")
+	f.DurationVar(&o.Latency, "latency", 20*time.Millisecond, "of a request, at the target")
+	f.IntVar(&o.Most, "most", 8, "objects under way in a worker")
+	f.IntVar(&o.Workers, "workers", 4, "worker processes")
+	f.IntVar(&o.Repeat, "repeat", 3, "repetitions")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
 	return cmd
 }
 

@@ -118,6 +118,11 @@ func printBuckets(w io.Writer, all []mover.Status, now time.Time) {
 		for _, note := range notes(s, now) {
 			t.note(note[0], note[1])
 		}
+		for _, m := range b.Workers {
+			if len(b.Workers) > 1 || m.Name != "local" { // alone, it is the flow itself
+				t.note("worker", workerText(m, now))
+			}
+		}
 	}
 	if n == 0 {
 		return
@@ -126,6 +131,14 @@ func printBuckets(w io.Writer, all []mover.Status, now time.Time) {
 		fmt.Fprintln(w)
 	}
 	t.print(w)
+}
+
+func workerText(m mover.BucketWorker, now time.Time) string {
+	text := m.Name
+	if m.Host != "" {
+		text += " at " + m.Host
+	}
+	return fmt.Sprintf("%s: %d objects under way, %.0f/s, heard %s ago", text, m.Objects, m.Rate, units.Duration(max(0, now.Sub(m.Heard)).Round(time.Second)))
 }
 
 func count(n int64) string {

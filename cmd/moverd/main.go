@@ -53,6 +53,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) int {
 	root.AddCommand(
 		roleCmd(daemon.Source, "Replicate the volumes of this host", log),
 		roleCmd(daemon.Gateway, "Receive volumes and write targets", log),
+		roleCmd(daemon.Worker, "Copy objects for the bucket flows of a source on another machine", log),
 		checkCmd(),
 		trackCmd(log),
 		&cobra.Command{Use: "version", Short: "Print the version", Args: none, Run: func(c *cobra.Command, _ []string) {
@@ -108,7 +109,11 @@ func roleCmd(role, short string, out io.Writer) *cobra.Command {
 			log := daemon.NewLog(out, &lv)
 			defer func() { err = errors.Join(err, log.Close()) }()
 			slog.SetDefault(log.Logger)
-			return daemon.Run(c.Context(), daemon.Options{Role: role, File: file, Config: conf, Log: log, Reload: hup, Level: follow})
+			run := daemon.Run
+			if role == daemon.Worker {
+				run = daemon.RunWorker
+			}
+			return run(c.Context(), daemon.Options{Role: role, File: file, Config: conf, Log: log, Reload: hup, Level: follow})
 		},
 	}
 	c.Flags().StringVarP(&file, "config", "c", config.Default, "config file")
@@ -141,15 +146,15 @@ func trackCmd(out io.Writer) *cobra.Command {
 func checkCmd() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use: "check [source|gateway]", Short: "Read a config and look at what it names, without changing anything",
-		Args: func(c *cobra.Command, args []string) error { return none(c, args[min(len(args), 1):]) }, ValidArgs: []string{daemon.Source, daemon.Gateway},
+		Use: "check [source|gateway|worker]", Short: "Read a config and look at what it names, without changing anything",
+		Args: func(c *cobra.Command, args []string) error { return none(c, args[min(len(args), 1):]) }, ValidArgs: []string{daemon.Source, daemon.Gateway, daemon.Worker},
 		RunE: func(c *cobra.Command, args []string) error {
 			role := ""
 			if len(args) == 1 {
 				role = args[0]
 			}
-			if role != "" && role != daemon.Source && role != daemon.Gateway {
-				return usage(fmt.Errorf("%q is neither source nor gateway", role))
+			if role != "" && role != daemon.Source && role != daemon.Gateway && role != daemon.Worker {
+				return usage(fmt.Errorf("%q is neither source nor gateway nor worker", role))
 			}
 			conf, err := config.Load(file, role)
 			if err != nil {
@@ -157,11 +162,13 @@ func checkCmd() *cobra.Command {
 			}
 			switch {
 			case role == daemon.Source:
-				conf.Gateway = nil
+				conf.Gateway, conf.Worker = nil, nil
 			case role == daemon.Gateway:
-				conf.Source = nil
+				conf.Source, conf.Worker = nil, nil
+			case role == daemon.Worker:
+				conf.Source, conf.Gateway = nil, nil
 			}
-			if conf.Source == nil && conf.Gateway == nil {
+			if conf.Source == nil && conf.Gateway == nil && conf.Worker == nil {
 				return usage(fmt.Errorf("%s has no section %s", file, role))
 			}
 			return daemon.Check(c.Context(), conf, c.OutOrStdout())

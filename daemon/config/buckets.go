@@ -27,6 +27,7 @@ type BucketFlow struct {
 	Line       string        `yaml:"line"`           // auto, off: whether the requests to its target go over a line that the gateway shares out
 	Link       string        `yaml:"link,omitempty"` // of source.links, by which those requests leave; default as the routes say
 	Limits     BucketLimits  `yaml:"limits"`
+	Workers    []string      `yaml:"workers,omitempty,flow"` // TENANT/HOST of certificates that may work for it
 	Cutover    BucketCutover `yaml:"cutover,omitempty"`
 }
 
@@ -147,17 +148,18 @@ func hostName(endpoint string) string {
 	return strings.TrimSuffix(endpoint, "/")
 }
 
-func (v *validator) buckets(s *Source, flows map[string]int) {
+// bucketsOf looks at the bucket flows of a section, source or worker.
+func (v *validator) bucketsOf(section string, s *Source, flows map[string]int) {
 	for i, r := range s.Regions {
 		if r == "" || strings.ToLower(r) != r {
-			v.bad(fmt.Sprintf("source.regions[%d]", i), "%q is no name of a region, such as bj", r)
+			v.bad(fmt.Sprintf("%s.regions[%d]", section, i), "%q is no name of a region, such as bj", r)
 		}
 	}
 	names, targets := map[string]int{}, map[string]int{}
 	for i, f := range s.Buckets {
-		key := fmt.Sprintf("source.buckets[%d]", i)
+		key := fmt.Sprintf("%s.buckets[%d]", section, i)
 		v.name(key+".name", f.Name)
-		v.once(key+".name", "name", f.Name, i, "source.buckets", names)
+		v.once(key+".name", "name", f.Name, i, section+".buckets", names)
 		if at, twice := flows[f.Name]; twice && f.Name != "" {
 			v.bad(key+".name", "%q is the name of source.flows[%d] too; commands take either, so each name may stand once", f.Name, at)
 		}
@@ -176,7 +178,7 @@ func (v *validator) buckets(s *Source, flows map[string]int) {
 		for other, at := range targets {
 			b, p, _ := strings.Cut(other, "\x00")
 			if b == to && to != "" && (strings.HasPrefix(p, toPrefix) || strings.HasPrefix(toPrefix, p)) {
-				v.bad(key+".to", "overlaps with source.buckets[%d].to: each target has one flow", at)
+				v.bad(key+".to", "overlaps with %s.buckets[%d].to: each target has one flow", section, at)
 			}
 		}
 		targets[to+"\x00"+toPrefix] = i
@@ -198,6 +200,7 @@ func (v *validator) buckets(s *Source, flows map[string]int) {
 		if f.Limits.Rate != 0 && f.Limits.Rate < 64<<10 {
 			v.bad(key+".limits.rate", "is under 64KiB/s; such a flow never ends")
 		}
+		v.workers(key+".workers", s, f.Workers)
 		v.hook(key+".cutover.stop-hook", f.Cutover.StopHook)
 		v.hook(key+".cutover.start-hook", f.Cutover.StartHook)
 		if len(f.Cutover.StartHook) > 0 && len(f.Cutover.StopHook) == 0 {

@@ -22,6 +22,7 @@ const Default = "/etc/mover/moverd.yaml"
 type Config struct {
 	Source  *Source  `yaml:"source,omitempty"`
 	Gateway *Gateway `yaml:"gateway,omitempty"`
+	Worker  *Worker  `yaml:"worker,omitempty"`
 }
 
 // Metrics is where Prometheus scrapes.
@@ -46,6 +47,7 @@ type Source struct {
 	Prices      File         `yaml:"prices,omitempty"` // for moverctl cost and report
 	Flows       []SourceFlow `yaml:"flows,omitempty"`
 	Groups      []Group      `yaml:"groups,omitempty"`
+	Queue       Queue        `yaml:"queue,omitempty"` // of Buckets, for workers elsewhere
 	Buckets     []BucketFlow `yaml:"buckets,omitempty"`
 	Regions     []string     `yaml:"regions,omitempty,flow"` // where buckets may be; none: the mainland
 }
@@ -244,7 +246,7 @@ func Load(path, role string) (*Config, error) {
 // parse checks raw, which came from file.
 func parse(file string, raw []byte, role string) (*Config, error) {
 	c := &Config{}
-	faults, err := strict.Decode(file, raw, c, "is empty; it needs a section source: or gateway:")
+	faults, err := strict.Decode(file, raw, c, "is empty; it needs a section source:, gateway: or worker:")
 	if err != nil {
 		return nil, err
 	}

@@ -218,7 +218,7 @@ func TestFiles(t *testing.T) {
 	if _, err := Load(open, ""); err == nil || !strings.Contains(err.Error(), "may be written by others than its owner (mode 0666)") {
 		t.Errorf("open file: %v", err)
 	}
-	if _, err := parse("x.yaml", []byte("{}"), ""); err == nil || err.Error() != "x.yaml:1: needs a section source: or gateway:" {
+	if _, err := parse("x.yaml", []byte("{}"), ""); err == nil || err.Error() != "x.yaml:1: needs a section source:, gateway: or worker:" {
 		t.Errorf("no section: %v", err)
 	}
 }

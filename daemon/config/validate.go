@@ -26,14 +26,17 @@ type validator struct {
 func (v *validator) bad(key, format string, a ...any) { v.Add(key, format, a...) }
 
 func (v *validator) config(c *Config) {
-	if c.Source == nil && c.Gateway == nil {
-		v.bad("", "needs a section source: or gateway:")
+	if c.Source == nil && c.Gateway == nil && c.Worker == nil {
+		v.bad("", "needs a section source:, gateway: or worker:")
 	}
 	if c.Source != nil {
 		v.source(c.Source)
 	}
 	if c.Gateway != nil {
 		v.gateway(c.Gateway)
+	}
+	if c.Worker != nil {
+		v.worker(c.Worker)
 	}
 	if s, g := c.Source, c.Gateway; s != nil && g != nil {
 		if s.State == g.State {
@@ -76,7 +79,10 @@ func (v *validator) source(s *Source) {
 		}
 	}
 	v.groups(s, flows)
-	v.buckets(s, flows)
+	v.bucketsOf("source", s, flows)
+	if s.Queue.On() {
+		v.queue("source.queue", s.Queue)
+	}
 }
 
 func (v *validator) dial(key string, d Dial) {

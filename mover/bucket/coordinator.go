@@ -3,8 +3,10 @@ package bucket
 // A coordinator lists the source, plans units by what the ledger knows, and takes in what workers tell:
 //
 //	lister ─▶ planner ─▶ ledger ─▶ feeder ─▶ queue ─▶ workers
-//	                       ▲                             │ ask, result
+//	                       ▲                             │ ask, result, alive
 //	                       └─────────────────────────────┘
+//
+// A unit is in the hands of the worker that asked for it, until all its items are recorded, or until the worker is silent for its lease: then it is handed out again (fence.go).
 
 import (
 	"context"
@@ -31,6 +33,17 @@ type Config struct {
 	Deletes  bool // what is gone at the source is deleted at the target
 	Listers  int  // calls side by side; 16
 	Log      *slog.Logger
+	// Flow says what is moved where, and by which version: a worker that says otherwise is refused.
+	Flow string
+	// Workers may work for the flow, by their names, beside Local.
+	Workers []string
+	// Rate is how many bytes a second all workers together may send; 0, or nil: as many as they can.
+	Rate func() int64
+	// Linger is how long a request may still be done after its sender has given it up, or died; 30 s.
+	Linger time.Duration
+
+	pulse    pulse
+	fenceFor time.Duration
 }
 
 // leastPart is the least size of an object that may be moved in parts.
@@ -41,24 +54,39 @@ const window = 256
 
 // Coordinator runs the passes of a flow.
 type Coordinator struct {
-	cfg    Config
-	ledger *Ledger
-	queue  *queue
+	cfg     Config
+	ledger  *Ledger
+	queue   *queue
+	listens bool
 
-	mu   sync.Mutex // guards all below
-	open map[uint64]*openUnit
-	last uint64            // unit handed out last
-	held map[uint64]string // by whom, as workers say; of units that are not open yet
-	wake chan struct{}
+	mu      sync.Mutex // guards all below
+	open    map[uint64]*openUnit
+	last    uint64         // unit handed out last
+	held    map[uint64]Who // by whom, as workers say; of units that are not open yet
+	wake    chan struct{}
+	ready   chan struct{}      // closed when all units are open that were under way
+	fences  map[string]*fenced // by their keys in the ledger
+	workers map[Who]*member
+	shares  shares
+	waits   string // why a final pass has not ended, for people
 }
 
 // openUnit is a unit that was handed out.
 type openUnit struct {
 	Unit
 	left    map[string]int // items not done: index in Items
-	holder  string         // worker that has it
-	heard   time.Time      // of the holder
+	hold    hold           // who has it; nobody: the zero value
+	heard   time.Time      // of the holder; zero: not by this coordinator
+	offered time.Time      // to the queue, last
+	giving  bool           // hold is not durable yet
+	again   bool           // another worker had it before this one
 	writing int            // items done whose record is not durable yet
+}
+
+// free tells whether a worker may have the unit: nobody has it, or the holder was silent for its lease, or is dead, as who took its name knows.
+func (o *openUnit) free(by Who, sole bool, lease time.Duration) bool {
+	h := o.hold.Holder
+	return h == Who{} || h == by || time.Since(o.heard) >= lease || sole && h.Worker == by.Worker
 }
 
 // NewCoordinator makes one. The connection and the ledger stay the caller's.
@@ -69,11 +97,28 @@ func NewCoordinator(cfg Config, ledger *Ledger, nc *nats.Conn) (*Coordinator, er
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.pulse == (pulse{}) {
+		cfg.pulse = usual
+	}
+	if cfg.Linger <= 0 {
+		cfg.Linger = linger
+	}
+	if cfg.fenceFor <= 0 {
+		cfg.fenceFor = fenceFor
+	}
 	q, err := newQueue(nc, cfg.Name)
 	if err != nil {
 		return nil, err
 	}
-	return &Coordinator{cfg: cfg, ledger: ledger, queue: q, open: map[uint64]*openUnit{}, wake: make(chan struct{})}, nil
+	c := &Coordinator{cfg: cfg, ledger: ledger, queue: q, open: map[uint64]*openUnit{}, held: map[uint64]Who{}, wake: make(chan struct{}), ready: make(chan struct{}),
+		workers: map[Who]*member{}}
+	if s := ledger.State(); s.Units == 0 {
+		close(c.ready)
+	}
+	if c.fences, err = ledger.fences(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // passesTried is how many final passes try what failed.
@@ -82,9 +127,76 @@ const passesTried = 3
 // Pass ends the pass that is under way, or runs a new one, and returns when all is copied. final: the writers stand still, so a pass that began before is not
 // enough, and what failed in one is tried again in the next. What fails in the last one too is in the ledger, and counted in State.Failed.
 func (c *Coordinator) Pass(ctx context.Context, final bool) (State, error) {
+	if !c.listens {
+		stop, err := c.Listen()
+		if err != nil {
+			return c.ledger.State(), err
+		}
+		defer stop()
+	}
+	return c.passes(ctx, final)
+}
+
+// Listen answers workers from now until stop, also between passes: they tell what they have ended, are shown, and are refused if they have to be. Not beside Pass.
+func (c *Coordinator) Listen() (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
+		c.listens = false
+	}
+	for what, f := range map[string]answerer{"alive": c.alive, "ask": c.ask, "result": c.result} {
+		s, err := c.queue.answer(what, f)
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		stops = append(stops, s)
+	}
+	c.listens = true
+	return stop, nil
+}
+
+// prepared returns when the units are open that were under way before this coordinator: what is told of them would be lost otherwise.
+func (c *Coordinator) prepared(ctx context.Context) error {
+	c.mu.Lock()
+	ready := c.ready
+	c.mu.Unlock()
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// prepare notes whether they are.
+func (c *Coordinator) prepare(ready bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.ready:
+		if !ready {
+			c.ready = make(chan struct{})
+		}
+	default:
+		if ready {
+			close(c.ready)
+		}
+	}
+}
+
+func (c *Coordinator) passes(ctx context.Context, final bool) (State, error) {
 	for n := 1; ; n++ {
 		s, err := c.pass(ctx, final)
-		if err != nil || !final || s.Final && (s.Failed+s.Changed == 0 || n >= passesTried) {
+		if err != nil || !final {
+			return s, err
+		}
+		if !s.Final || s.Failed+s.Changed > 0 && n < passesTried {
+			continue
+		}
+		if clear, err := c.clear(ctx); err != nil || clear {
 			return s, err
 		}
 	}
@@ -94,7 +206,7 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 	if err := c.begin(final); err != nil {
 		return c.ledger.State(), err
 	}
-	if err := c.queue.fresh(ctx, window); err != nil {
+	if err := c.fresh(ctx); err != nil {
 		return c.ledger.State(), err
 	}
 	walks, err := c.ledger.walks()
@@ -102,22 +214,16 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 		return c.ledger.State(), err
 	}
 	c.mu.Lock()
-	c.open, c.last, c.held = map[uint64]*openUnit{}, 0, map[uint64]string{}
+	c.open, c.last, c.held = map[uint64]*openUnit{}, 0, map[uint64]Who{}
 	c.mu.Unlock()
-	answering, stop := context.WithCancel(ctx)
-	defer stop()
-	answers, answered := errgroup.WithContext(answering) // ends with the first that cannot answer: workers would wait for ever
-	answers.Go(func() error { return c.queue.answer(answering, "ask", c.ask) })
-	answers.Go(func() error { return c.queue.answer(answering, "result", c.result) })
-	alive, err := c.queue.hear("alive", c.alive)
-	if err != nil {
-		return c.ledger.State(), err
-	}
-	defer func() { _ = alive.Unsubscribe() }()
 	if err := c.roll(ctx); err != nil {
 		return c.ledger.State(), err
 	}
-	g, gctx := errgroup.WithContext(answered)
+	if err := c.fill(ctx); err != nil {
+		return c.ledger.State(), err
+	}
+	c.prepare(true)
+	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		l := &lister{store: c.cfg.From, prefix: c.cfg.Prefix, width: c.cfg.Listers, cut: c.ledger.cut}
 		p := &planner{ledger: c.ledger, filter: c.cfg.Filter, deletes: c.cfg.Deletes, planned: c.stir}
@@ -129,10 +235,8 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 		return c.ledger.update(func(ch change) error { ch.Listing = false; return nil })
 	})
 	g.Go(func() error { return c.feed(gctx) })
-	err = g.Wait()
-	stop()
-	if e := answers.Wait(); !errors.Is(e, context.Canceled) {
-		err = e // what followed is its doing
+	if err = g.Wait(); err != nil {
+		c.prepare(false) // its units are under way still
 	}
 	return c.ledger.State(), err
 }
@@ -143,11 +247,16 @@ func (c *Coordinator) begin(final bool) error {
 	if s.Listing || s.Units > 0 {
 		return nil
 	}
-	return c.ledger.update(func(ch change) error {
+	over := c.over()
+	err := c.ledger.update(func(ch change) error {
 		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes,
 			NowRefused: s.NowRefused, NowFailed: s.NowFailed, NowPartly: s.NowPartly, Ever: s.Ever}
-		return ch.set(numbered('w', 1), walkRecord{})
+		return errors.Join(ch.set(numbered('w', 1), walkRecord{}), c.ledger.settle(ch, over))
 	})
+	if err == nil {
+		c.settled(over)
+	}
+	return err
 }
 
 // rollCall is how long workers have to say what they hold when a coordinator goes on with a pass: they may have to find its queue again.
@@ -171,25 +280,6 @@ func (c *Coordinator) roll(ctx context.Context) error {
 	}
 }
 
-// alive notes which worker holds what.
-func (c *Coordinator) alive(b []byte) {
-	var a Alive
-	if unpack(b, &a) != nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, id := range a.Units {
-		if o := c.open[id]; o == nil {
-			if id > c.last {
-				c.held[id] = a.Worker
-			}
-		} else if o.holder == "" || o.holder == a.Worker {
-			o.holder, o.heard = a.Worker, time.Now()
-		}
-	}
-}
-
 // stir wakes the feeder.
 func (c *Coordinator) stir() {
 	c.mu.Lock()
@@ -198,14 +288,47 @@ func (c *Coordinator) stir() {
 	c.wake = make(chan struct{})
 }
 
-// feed hands out units, as many at a time as the window allows, until all are done.
+// feed hands out units, as many at a time as the window allows, until all are done; again those whose holder was silent, and all of them when the queue was lost.
 func (c *Coordinator) feed(ctx context.Context) error {
+	tick := time.NewTicker(c.cfg.pulse.every)
+	defer tick.Stop()
+	for n := 1; ; {
+		c.mu.Lock()
+		wake := c.wake
+		c.mu.Unlock()
+		if err := c.fill(ctx); err != nil {
+			return err
+		}
+		if s := c.ledger.State(); !s.Listing && s.Units == 0 {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-tick.C:
+			if n++; n%3 == 0 && c.queue.lost(ctx) {
+				if err := c.refill(ctx); err != nil {
+					return err
+				}
+			}
+			if err := c.offer(ctx, func(o *openUnit) bool {
+				return o.hold.Holder != Who{} && time.Since(o.heard) >= c.cfg.pulse.lease && time.Since(o.offered) >= c.cfg.pulse.lease
+			}); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// fill hands out units until the window is full, or no more are planned.
+func (c *Coordinator) fill(ctx context.Context) error {
 	for {
 		c.mu.Lock()
-		room, last, wake := window-len(c.open), c.last, c.wake
+		room, last := window-len(c.open), c.last
 		c.mu.Unlock()
 		units, err := c.ledger.unitsAfter(last, room)
-		if err != nil {
+		if err != nil || len(units) == 0 {
 			return err
 		}
 		for _, u := range units {
@@ -213,18 +336,65 @@ func (c *Coordinator) feed(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(units) > 0 {
-			continue
+	}
+}
+
+// offer gives open units to the queue again.
+func (c *Coordinator) offer(ctx context.Context, which func(*openUnit) bool) error {
+	var ids []uint64
+	c.mu.Lock()
+	for id, o := range c.open {
+		if len(o.left) > 0 && which(o) {
+			o.offered = time.Now()
+			ids = append(ids, id)
 		}
-		if s := c.ledger.State(); !s.Listing && s.Units == 0 {
-			return nil
+	}
+	c.mu.Unlock()
+	slices.Sort(ids)
+	for _, id := range ids {
+		if err := c.publish(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fresh makes an empty queue; where its server does not answer, it waits a while.
+func (c *Coordinator) fresh(ctx context.Context) error {
+	for end := time.Now().Add(queueWait); ; {
+		try, cancel := context.WithTimeout(ctx, serverWait)
+		err := c.queue.fresh(try, window, c.cfg.pulse.lease)
+		cancel()
+		if err == nil || ctx.Err() != nil || time.Now().After(end) || c.queue.nc.IsClosed() {
+			return err
 		}
 		select {
-		case <-wake:
+		case <-time.After(workerRetry):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// refill makes the queue anew, with what nobody works on.
+func (c *Coordinator) refill(ctx context.Context) error {
+	c.cfg.Log.Warn("the queue was lost; it is made anew from the ledger", "flow", c.cfg.Name)
+	if err := c.fresh(ctx); err != nil {
+		return err
+	}
+	return c.offer(ctx, func(o *openUnit) bool { return o.hold.Holder == Who{} || time.Since(o.heard) >= c.cfg.pulse.lease })
+}
+
+// publish hands out an open unit, over a lost server if need be.
+func (c *Coordinator) publish(ctx context.Context, id uint64) error {
+	try, cancel := context.WithTimeout(ctx, serverWait)
+	err := c.queue.publish(try, id)
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	c.cfg.Log.Warn("a unit could not be handed out", "flow", c.cfg.Name, "error", err)
+	return c.refill(ctx) // with this one
 }
 
 // handOut gives a unit to the queue. What was recorded of it before the last start is done.
@@ -239,17 +409,28 @@ func (c *Coordinator) handOut(ctx context.Context, u Unit) error {
 			o.left[it.Entry.Key] = i
 		}
 	}
-	c.mu.Lock()
-	if who := c.held[u.ID]; who != "" {
-		o.holder, o.heard = who, time.Now()
-		delete(c.held, u.ID)
+	if _, err := c.ledger.get(numbered('h', u.ID), &o.hold); err != nil {
+		return err
 	}
+	c.mu.Lock()
+	if who, ok := c.held[u.ID]; ok && who == o.hold.Holder {
+		o.heard = time.Now()
+	}
+	delete(c.held, u.ID)
+	for _, f := range c.fences {
+		o.again = o.again || f.Unit == u.ID
+	}
+	o.offered = time.Now()
+	kept := !o.heard.IsZero()
 	c.open[u.ID], c.last = o, u.ID
 	c.mu.Unlock()
 	if len(o.left) == 0 {
 		return c.close(u.ID)
 	}
-	return c.queue.publish(ctx, u.ID)
+	if kept { // when its holder falls silent it is offered
+		return nil
+	}
+	return c.publish(ctx, u.ID)
 }
 
 // done tells whether the ledger has the outcome of an item already.
@@ -271,7 +452,7 @@ func (c *Coordinator) done(it Item) (bool, error) {
 func (c *Coordinator) close(id uint64) error {
 	err := c.ledger.update(func(ch change) error {
 		ch.Units--
-		return ch.Delete(numbered('u', id), nil)
+		return errors.Join(ch.Delete(numbered('u', id), nil), ch.Delete(numbered('h', id), nil))
 	})
 	c.mu.Lock()
 	delete(c.open, id)
@@ -280,28 +461,47 @@ func (c *Coordinator) close(id uint64) error {
 	return err
 }
 
-// ask answers a worker with what is left of a unit; nothing, where another one is alive that has it.
-func (c *Coordinator) ask(b []byte) (any, error) {
+// ask answers a worker with what is left of a unit; nothing, where another one is alive that has it. Who has it, and what was taken from whom, is durable before (C20).
+func (c *Coordinator) ask(ctx context.Context, worker string, b []byte) (any, error) {
 	var a Ask
 	if err := unpack(b, &a); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
+	if text := c.refuse(worker, a.Who, a.Flow); text != "" {
+		return nil, errors.New(text)
+	}
+	if err := c.prepared(ctx); err != nil {
+		return nil, err
+	}
 	u := Unit{ID: a.Unit}
-	if o := c.open[a.Unit]; o != nil {
-		if o.holder != "" && o.holder != a.Worker && time.Since(o.heard) < ackWait {
-			c.mu.Unlock()
-			return Unit{ID: a.Unit, Held: true}, nil
-		}
-		o.holder, o.heard = a.Worker, time.Now()
-		u.Pass = o.Pass
-		for i, it := range o.Items {
-			if at, ok := o.left[it.Entry.Key]; ok && at == i {
-				u.Items = append(u.Items, it)
-			}
+	c.mu.Lock()
+	o := c.open[a.Unit]
+	if o == nil {
+		c.mu.Unlock()
+		return u, nil
+	}
+	if o.giving || !o.free(a.Who, a.Sole, c.cfg.pulse.lease) {
+		c.mu.Unlock()
+		return Unit{ID: a.Unit, Held: true}, nil
+	}
+	was := o.hold
+	if was.Holder == a.Who { // a question may come late
+		a.Seq = max(a.Seq, was.Seq)
+	} else if was.Holder != (Who{}) {
+		o.again = true
+	}
+	o.hold, o.heard, o.giving = hold{a.Who, a.Seq}, time.Now(), true
+	u.Pass = o.Pass
+	for i, it := range o.Items {
+		if at, ok := o.left[it.Entry.Key]; ok && at == i {
+			it.Again = o.again
+			u.Items = append(u.Items, it)
 		}
 	}
 	c.mu.Unlock()
+	if err := c.take(u, o, was, a); err != nil {
+		return nil, err
+	}
 	for i := range u.Items {
 		if u.Items[i].Entry.Size < leastPart {
 			continue
@@ -316,12 +516,25 @@ func (c *Coordinator) ask(b []byte) (any, error) {
 }
 
 // result takes in what a worker tells. Told twice it counts once (C17).
-func (c *Coordinator) result(b []byte) (any, error) {
+func (c *Coordinator) result(ctx context.Context, worker string, b []byte) (any, error) {
 	var r Result
 	if err := unpack(b, &r); err != nil {
 		return nil, err
 	}
+	if token(r.Worker) != worker {
+		return nil, errName
+	}
+	if err := c.prepared(ctx); err != nil {
+		return nil, err
+	}
 	if r.Part != nil {
+		c.mu.Lock()
+		o := c.open[r.Part.Unit]
+		ok := o != nil && o.hold.Holder == r.Who
+		c.mu.Unlock()
+		if !ok {
+			return true, nil
+		}
 		return true, c.ledger.part(*r.Part)
 	}
 	var fresh []ItemResult
@@ -329,7 +542,7 @@ func (c *Coordinator) result(b []byte) (any, error) {
 	c.mu.Lock()
 	for _, it := range r.Items {
 		o := c.open[it.Unit]
-		if o == nil {
+		if o == nil || o.hold.Holder != r.Who { // who has it now does it, later than this
 			again++
 		} else if _, ok := o.left[it.Key]; !ok {
 			again++

@@ -173,7 +173,7 @@ func (c *copier) state(ctx context.Context, it Item, key string, r *Record, told
 		return 0, atTarget(fmt.Errorf("%d bytes are more than the %d that %s takes: %w", it.Entry.Size, lim.Object, c.to, objstore.ErrNotSupported))
 	}
 	if it.Entry.Size <= c.cfg.Part && (lim.Put == 0 || it.Entry.Size <= lim.Put) {
-		return c.small(ctx, it.Entry, key, r)
+		return c.small(ctx, it, key, r)
 	}
 	return c.large(ctx, it, key, r, told)
 }
@@ -230,7 +230,8 @@ func (c *copier) read(ctx context.Context, key string, o objstore.GetOptions, bu
 	}
 }
 
-func (c *copier) small(ctx context.Context, e objstore.Entry, key string, r *Record) (int64, error) {
+func (c *copier) small(ctx context.Context, it Item, key string, r *Record) (int64, error) {
+	e := it.Entry
 	buf, release, err := c.lease(ctx, e.Size)
 	if err != nil {
 		return 0, err
@@ -243,12 +244,16 @@ func (c *copier) small(ctx context.Context, e objstore.Entry, key string, r *Rec
 	var d objstore.Digester
 	_, _ = d.Write(buf)
 	r.Digest = objstore.ObjectDigest(d.Blocks())
+	o := c.options(obj.Attrs, r)
+	if w, ok := c.stored(ctx, it, key, buf, o); ok {
+		return 0, c.finish(ctx, obj, key, w, r)
+	}
 	if err := c.pace(ctx, len(buf)); err != nil {
 		return 0, err
 	}
 	what := objstore.Bytes(buf)
 	what.MD5 = obj.MD5 // so what is stored is held against what the source has, not only against what came from there
-	w, err := c.to.Put(ctx, key, what, c.options(obj.Attrs, r))
+	w, err := c.to.Put(ctx, key, what, o)
 	if err != nil {
 		return e.Size, atTarget(err)
 	}

@@ -58,7 +58,7 @@ func (c *copier) inParts(ctx context.Context, it Item, key string, r *Record, to
 			return 0, atTarget(err)
 		}
 		if err := told(PartResult{Key: e.Key, Upload: up.ID, ETag: up.ETag, Size: up.Size}); err != nil {
-			return 0, err
+			return 0, errors.Join(err, c.drop(ctx, key, up.ID)) // nobody would end it but a sweep
 		}
 	}
 	n := int((e.Size + up.Size - 1) / up.Size)
@@ -95,6 +95,13 @@ func (c *copier) inParts(ctx context.Context, it Item, key string, r *Record, to
 		return sent, atTarget(err)
 	}
 	return sent, c.finish(ctx, obj, key, w, r) // its digest is made of the parts, where they are all known
+}
+
+// drop ends an upload that the ledger does not know, also where the work ends.
+func (c *copier) drop(ctx context.Context, key, upload string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+	defer cancel()
+	return c.to.Abort(ctx, key, upload)
 }
 
 // sizeOf is the bytes of part no of an object.

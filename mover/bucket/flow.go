@@ -41,7 +41,10 @@ type FlowConfig struct {
 	Interval time.Duration
 	Settle   time.Duration // from the stop of the writers to the final pass; 0: what a store's clock needs to show each change
 	Copy     CopyConfig
-	Objects  int // under way; 0: 256
+	Objects  int          // under way; 0: 256
+	Rate     func() int64 // bytes a second of all workers together; 0, or nil: without a bound
+	Moves    string       // what workers of other processes have to say that they move, and by which version
+	Workers  []string     // that may work for the flow, beside Local; nil: any
 	Stopper  Stopper
 	Counts   func() map[string]mover.BucketCounts // of calls; may be nil
 	Note     func(mover.Event)                    // keeps what a report tells later; may be nil
@@ -81,6 +84,7 @@ type Flow struct {
 	mu     sync.Mutex // guards all below
 	note   note
 	ledger *Ledger
+	chief  *Coordinator // of the session, for its status
 	stands standing
 	asked  uint64        // passes that were asked for
 	served uint64        // of those, that have ended

@@ -98,7 +98,7 @@ func (r *rig) pass(ctx context.Context, final bool, workers int) (State, error) 
 	failed := make(chan error, workers)
 	for i := range workers {
 		nc := dial()
-		w, err := NewWorker(WorkerConfig{Flow: cfg.Name, Name: fmt.Sprint("worker ", i), From: r.src, To: r.dst, Copy: r.copy, Most: 256, Log: silent}, nc)
+		w, err := NewWorker(WorkerConfig{Flow: cfg.Name, Name: fmt.Sprint("worker ", i), Sole: true, From: r.src, To: r.dst, Copy: r.copy, Most: 256, Log: silent}, nc)
 		if err != nil {
 			r.t.Fatal(err)
 		}

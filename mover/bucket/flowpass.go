@@ -21,10 +21,11 @@ type session struct {
 	clock       bool // the source tells its clock
 	nc          *nats.Conn
 	coordinator *Coordinator
+	stop        func() // listening to workers
 }
 
-// queueName is the flow's name as the queue takes it.
-func queueName(flow string) string { return strings.ReplaceAll(flow, ".", "%") }
+// QueueName is the flow's name as the queue takes it.
+func QueueName(flow string) string { return token(flow) }
 
 // open opens the session unless there is one. busy is held.
 func (f *Flow) open(ctx context.Context) (err error) {
@@ -51,14 +52,25 @@ func (f *Flow) open(ctx context.Context) (err error) {
 	if s.nc, err = f.cfg.Dial(); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	cfg := Config{Name: queueName(f.cfg.Name), From: s.from, To: s.to, Prefix: f.cfg.Copy.FromPrefix, Filter: f.cfg.Filter, Deletes: f.cfg.Deletes, Log: f.log}
-	if s.coordinator, err = NewCoordinator(cfg, l, s.nc); err == nil {
-		f.s = s
+	cfg := Config{Name: QueueName(f.cfg.Name), From: s.from, To: s.to, Prefix: f.cfg.Copy.FromPrefix, Filter: f.cfg.Filter, Deletes: f.cfg.Deletes,
+		Flow: f.cfg.Moves, Workers: f.cfg.Workers, Rate: f.cfg.Rate, Log: f.log}
+	if s.coordinator, err = NewCoordinator(cfg, l, s.nc); err != nil {
+		return err
 	}
-	return err
+	if s.stop, err = s.coordinator.Listen(); err != nil {
+		return err
+	}
+	f.s = s
+	f.mu.Lock()
+	f.chief = s.coordinator
+	f.mu.Unlock()
+	return nil
 }
 
 func (s *session) close() error {
+	if s.stop != nil {
+		s.stop()
+	}
 	if s.nc != nil {
 		s.nc.Close()
 	}
@@ -74,6 +86,9 @@ func (f *Flow) close() {
 		f.log.Warn("a store could not be closed", "error", err)
 	}
 	f.s = nil
+	f.mu.Lock()
+	f.chief = nil
+	f.mu.Unlock()
 }
 
 // look refuses, before the first byte, what would harm somebody (C19).
@@ -191,7 +206,7 @@ func (f *Flow) work(ctx context.Context, final bool) (_ State, again bool, err e
 	if err := f.full(ctx, was.Objects); err != nil {
 		return was, again, err
 	}
-	worker, err := NewWorker(WorkerConfig{Flow: queueName(f.cfg.Name), Name: "local", From: f.s.from, To: f.s.to, Copy: f.cfg.Copy, Most: f.cfg.Objects, Log: f.log}, f.s.nc)
+	worker, err := NewWorker(WorkerConfig{Flow: QueueName(f.cfg.Name), Name: Local, Sole: true, Moves: f.cfg.Moves, From: f.s.from, To: f.s.to, Copy: f.cfg.Copy, Most: f.cfg.Objects, Log: f.log}, f.s.nc)
 	if err != nil {
 		return was, again, err
 	}

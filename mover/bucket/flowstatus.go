@@ -42,7 +42,7 @@ func (r *rates) look(now time.Time, sent int64) float64 {
 func (f *Flow) Status() mover.Status {
 	s, now, sent := f.State(), time.Now(), f.sent.Load()
 	f.mu.Lock()
-	st := f.stands
+	st, chief := f.stands, f.chief
 	f.mu.Unlock()
 	out := mover.Status{Flow: f.cfg.Name, Role: "source", Device: f.cfg.From, Peer: f.cfg.To, Size: s.ListedBytes, State: st.state, Reason: st.reason, Next: st.next, Since: st.since,
 		LastError: st.err, Rate: f.rates.look(now, sent), WireOut: sent, Passes: f.ended.Load()}
@@ -51,6 +51,14 @@ func (f *Flow) Status() mover.Status {
 		Objects: s.Objects, Bytes: s.Bytes, Refused: s.NowRefused, Failed: s.NowFailed, Partly: s.NowPartly, Sent: sent, Passes: f.ended.Load()}
 	if f.cfg.Counts != nil {
 		b.Stores = f.cfg.Counts()
+	}
+	if chief != nil {
+		for _, m := range chief.Members() {
+			b.Workers = append(b.Workers, mover.BucketWorker{Name: m.Name, Host: m.Host, Objects: m.Objects, Rate: m.Rate, Heard: m.Heard})
+		}
+		if text := chief.Waits(); text != "" {
+			out.Reason = text
+		}
 	}
 	out.Bucket = b
 	if st.state == mover.Passing {

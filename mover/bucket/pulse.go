@@ -19,7 +19,7 @@ func (f *Flow) Pulse() mover.Pulse {
 	p.Done += s.Listed + s.Left + s.Copied + s.Refused + s.Failed + s.Changed + s.Vanished + s.Deleted + s.Again
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p.Working = (f.cancel != nil || f.stands.state == mover.Settling) && f.pacing.Load() == 0
+	p.Working = (f.cancel != nil || f.stands.state == mover.Settling) && f.pacing.Load() == 0 && (f.chief == nil || f.chief.Waits() == "")
 	return p
 }
 

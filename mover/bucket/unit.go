@@ -21,6 +21,7 @@ type Item struct {
 	Delete bool
 	Entry  objstore.Entry // at the source, as listed; of one to be deleted the key only
 	Sure   bool           // Record.Sure
+	Again  bool           // another worker had it, and has not told what became of it
 	Upload *Progress
 }
 
@@ -47,9 +48,9 @@ const (
 
 // Result is what a worker tells: what became of items, of any units; or that an upload has begun, or a part of it is done.
 type Result struct {
-	Worker string
-	Items  []ItemResult
-	Part   *PartResult
+	Who
+	Items []ItemResult
+	Part  *PartResult
 }
 
 // ItemResult is what became of one object.
@@ -63,6 +64,7 @@ type ItemResult struct {
 
 // PartResult is a part of an upload; number 0: the upload itself.
 type PartResult struct {
+	Unit   uint64
 	Key    string
 	Upload string
 	ETag   string // of the source's content
