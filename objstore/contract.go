@@ -140,6 +140,8 @@ type Limits struct {
 	List      int // keys of a page; never 0
 	Batch     int // keys of one Delete; never 0
 	Meta      int // bytes of Attrs.Meta, keys and values together
+	// Header and Pair tell why a header of that name, or user metadata of that name, cannot be stored with this value; nil: they can. Nil themselves: all can.
+	Header, Pair func(name, value string) error
 	// Key tells why a key cannot be stored; nil: it can. Never nil itself.
 	Key func(key string) error
 	// Rule names what Key is, for another end that has to know it without asking; "": it has no name.
@@ -166,8 +168,20 @@ type Granter interface {
 
 // Versioner tells what a bucket keeps beside the newest state of its objects.
 type Versioner interface {
-	// Versioned tells whether the bucket keeps older states.
+	// Versioned tells whether the bucket keeps older states, or has kept some.
 	Versioned(ctx context.Context) (bool, error)
+}
+
+// OlderCounter counts what a Versioner keeps.
+type OlderCounter interface {
+	// Older counts a page of those below prefix, from a place on; "" is the beginning. next is where to go on, "" at the end.
+	Older(ctx context.Context, prefix, place string) (n Older, next string, err error)
+}
+
+// Older is what a bucket keeps that its listing does not show.
+type Older struct {
+	Versions, Bytes int64 // states of objects that are not their newest
+	Markers         int64 // marks of deletes
 }
 
 // Locator tells where a bucket really is, as the store says itself, not by the name of its endpoint.

@@ -28,6 +28,12 @@ func (s Server) MakeBucket(ctx context.Context, name string) error {
 	return err
 }
 
+// KeepVersions makes a bucket keep older versions of its objects.
+func (s Server) KeepVersions(ctx context.Context, name string) error {
+	_, err := s.do(ctx, "s3", http.MethodPut, "/"+name+"?versioning", `<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>`)
+	return err
+}
+
 // do sends a signed request, with a form as its body.
 func (s Server) do(ctx context.Context, service, method, path, form string) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, method, s.Endpoint+path, strings.NewReader(form))

@@ -158,6 +158,36 @@ func (s *Store) Versioned(ctx context.Context) (bool, error) {
 	return strings.EqualFold(r.Status, "enabled"), nil
 }
 
+// Older implements objstore.OlderCounter. A place is a key, a zero byte and a version.
+func (s *Store) Older(ctx context.Context, prefix, place string) (n objstore.Older, next string, err error) {
+	c := s.begin(ctx, "list versions", prefix)
+	defer c.end()
+	args := &api.ListObjectsArgs{Prefix: prefix, MaxKeys: pageMost}
+	args.Marker, args.VersionIdMarker, _ = strings.Cut(place, "\x00")
+	r, err := api.ListObjectsVersions(c, s.bucket, args, c.context())
+	if err != nil {
+		return n, "", c.failed(err)
+	}
+	if r.Name != s.bucket {
+		return n, "", c.unclear("it is of the bucket %q", r.Name)
+	}
+	for _, o := range r.Contents {
+		switch {
+		case o.DeleteMarker:
+			n.Markers++
+		case !o.IsLatest:
+			n.Versions, n.Bytes = n.Versions+1, n.Bytes+int64(o.Size)
+		}
+	}
+	if !r.IsTruncated {
+		return n, "", nil
+	}
+	if next = r.NextMarker + "\x00" + r.NextVersionidMarker; r.NextMarker == "" || next == place {
+		return n, "", c.unclear("it goes on behind %q", r.NextMarker)
+	}
+	return n, next, nil
+}
+
 // Location implements objstore.Locator.
 func (s *Store) Location(ctx context.Context) (string, error) {
 	c := s.begin(ctx, "location", "")

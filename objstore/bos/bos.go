@@ -161,7 +161,7 @@ func (s *Store) GoString() string { return s.name }
 func (s *Store) Limits() objstore.Limits {
 	return objstore.Limits{
 		Put: 5 << 30, PartLeast: 5 << 20, PartAlign: 1 << 20, PartMost: 5 << 30, Parts: 10_000, Object: 10_000 * (5 << 30),
-		List: pageMost, Batch: pageMost, Meta: 2 << 10, Key: Key, Rule: "bos",
+		List: pageMost, Batch: pageMost, Meta: metaMost, Header: goodHeader, Pair: goodPair, Key: Key, Rule: "bos",
 	}
 }
 

@@ -41,21 +41,16 @@ func Key(key string) error {
 // goodOptions tells why an object cannot be described so.
 func goodOptions(o objstore.PutOptions) error {
 	for name, v := range headers(o.Attrs) {
-		if !goodValue(v) {
-			return fmt.Errorf("%s: %q is no value of a header", name, v)
+		if err := goodHeader(name, v); err != nil {
+			return fmt.Errorf("%s: %q is no value of a header: %w", name, v, err)
 		}
 	}
-	n := 0
 	for k, v := range o.Attrs.Meta {
-		n += len(k) + len(v)
-		switch {
-		case !goodName(k):
-			return fmt.Errorf("user metadata: %q is no name that a header can have, in small letters", k)
-		case !goodValue(v):
-			return fmt.Errorf("user metadata: the value of %q, %q, is none of a header", k, v)
+		if err := goodPair(k, v); err != nil {
+			return fmt.Errorf("user metadata %q: %q: %w", k, v, err)
 		}
 	}
-	if n > metaMost {
+	if n := o.Attrs.MetaSize(); n > metaMost {
 		return fmt.Errorf("%d bytes of user metadata: BOS takes %d", n, metaMost)
 	}
 	if _, ok := api.VALID_STORAGE_CLASS_TYPE[o.Class]; o.Class != "" && !ok {
@@ -69,6 +64,21 @@ const metaMost = 2 << 10
 // goodValue: what comes back is what went out. Spaces at the ends would be lost, and lines break headers.
 func goodValue(v string) bool {
 	return strings.TrimSpace(v) == v && strings.IndexFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) < 0
+}
+
+func goodHeader(_, v string) error {
+	if !goodValue(v) {
+		return objstore.ErrValue
+	}
+	return nil
+}
+
+// goodPair tells why user metadata cannot be stored.
+func goodPair(k, v string) error {
+	if !goodName(k) {
+		return errors.New("no name that a header can have, in small letters")
+	}
+	return goodHeader(k, v)
 }
 
 func goodName(k string) bool {

@@ -14,6 +14,8 @@ type entry struct {
 	Size         int64  `json:"size"`
 	StorageClass string `json:"storageClass"`
 	Owner        owner  `json:"owner"`
+	VersionID    string `json:"versionId,omitempty"`
+	IsLatest     bool   `json:"isLatest,omitempty"`
 }
 
 type commonPrefix struct {
@@ -26,6 +28,7 @@ type page struct {
 	Delimiter      string         `json:"delimiter"`
 	Marker         string         `json:"marker"`
 	NextMarker     string         `json:"nextMarker,omitempty"`
+	NextVersion    string         `json:"nextVersionidMarker,omitempty"`
 	MaxKeys        int            `json:"maxKeys"`
 	IsTruncated    bool           `json:"isTruncated"`
 	Contents       []entry        `json:"contents"`
@@ -39,6 +42,23 @@ func (q *request) listObjects() error {
 	}
 	p := page{Name: q.name, Prefix: q.query["prefix"], Delimiter: q.query["delimiter"], Marker: q.query["marker"], MaxKeys: most, Contents: []entry{}}
 	q.fill(&p)
+	return q.answerJSON(http.StatusOK, p)
+}
+
+// listVersions has one version of each object: older ones are not kept.
+func (q *request) listVersions() error {
+	most, err := q.page("maxKeys")
+	if err != nil {
+		return err
+	}
+	p := page{Name: q.name, Prefix: q.query["prefix"], Delimiter: q.query["delimiter"], Marker: q.query["marker"], MaxKeys: most, Contents: []entry{}}
+	q.fill(&p)
+	for i := range p.Contents {
+		p.Contents[i].VersionID, p.Contents[i].IsLatest = "null", true
+	}
+	if p.IsTruncated {
+		p.NextVersion = "null"
+	}
 	return q.answerJSON(http.StatusOK, p)
 }
 
@@ -70,7 +90,7 @@ func (q *request) fill(p *page) {
 		}
 		last = key
 		o := q.bucket.objects[key]
-		p.Contents = append(p.Contents, entry{key, o.modified.Format(authTime), q.tag(o.etag), o.body.size(), o.class, owner{q.bucket.Owner, q.bucket.Owner}})
+		p.Contents = append(p.Contents, entry{key, o.modified.Format(authTime), q.tag(o.etag), o.body.size(), o.class, owner{q.bucket.Owner, q.bucket.Owner}, "", false})
 	}
 }
 

@@ -20,6 +20,7 @@ var operations = map[string]op{
 	"GetBucketStorageClass":   {list, (*request).bucketClass},
 	"GetBucketVersioning":     {control, (*request).bucketVersioning},
 	"ListObjects":             {list, (*request).listObjects},
+	"ListObjectVersions":      {list, (*request).listVersions},
 	"ListMultipartUploads":    {list, (*request).listUploads},
 	"DeleteMultipleObjects":   {write, (*request).deleteObjects},
 	"PutObject":               {write, (*request).putObject},
@@ -68,7 +69,7 @@ func operation(r *http.Request, bucket, key string, query map[string]string) str
 		switch r.Method {
 		case http.MethodGet:
 			return first("location", "GetBucketLocation", "acl", "GetBucketAcl", "storageClass", "GetBucketStorageClass", "versioning", "GetBucketVersioning",
-				"uploads", "ListMultipartUploads", "", "ListObjects")
+				"uploads", "ListMultipartUploads", "versions", "ListObjectVersions", "", "ListObjects")
 		case http.MethodHead:
 			return "HeadBucket"
 		case http.MethodPut:

@@ -70,12 +70,20 @@ func allowed(key string, o objstore.PutOptions) error {
 	return allowedPairs("metadata", a.Meta)
 }
 
-// allowedPairs: JSON would bend what is no UTF-8.
+// goodPair: JSON would bend what is no UTF-8.
+func goodPair(name, value string) error {
+	if !utf8.ValidString(name) || !utf8.ValidString(value) {
+		return errors.New("it is no UTF-8")
+	}
+	return nil
+}
+
 func allowedPairs(what string, m map[string]string) error {
 	n := 0
 	for k, v := range m {
-		if n += len(k) + len(v); !utf8.ValidString(k) || !utf8.ValidString(v) {
-			return fmt.Errorf("%s %q=%q is not UTF-8: %w", what, k, v, objstore.ErrNotSupported)
+		n += len(k) + len(v)
+		if err := goodPair(k, v); err != nil {
+			return fmt.Errorf("%s %q=%q: %w: %w", what, k, v, err, objstore.ErrNotSupported)
 		}
 	}
 	if n > 64<<10 {

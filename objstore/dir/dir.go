@@ -117,7 +117,7 @@ func (s *Store) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
 
 // Limits: a key has up to 1,024 bytes, whatever they are; the filesystem limits the rest.
 func (s *Store) Limits() objstore.Limits {
-	return objstore.Limits{Parts: 10_000, List: s.c.Page, Batch: 1000, Meta: 64 << 10, Key: Key, Rule: "dir"}
+	return objstore.Limits{Parts: 10_000, List: s.c.Page, Batch: 1000, Meta: 64 << 10, Header: goodPair, Pair: goodPair, Key: Key, Rule: "dir"}
 }
 
 // Close ends every call.

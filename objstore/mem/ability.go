@@ -70,6 +70,14 @@ func (s *Store) Versioned(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
+// Older: there are none.
+func (s *Store) Older(ctx context.Context, _, _ string) (objstore.Older, string, error) {
+	if err := s.enter(ctx); err != nil {
+		return objstore.Older{}, "", s.fail("older", "", nil, err)
+	}
+	return objstore.Older{}, "", nil
+}
+
 // Location is the region of the config.
 func (s *Store) Location(ctx context.Context) (string, error) {
 	if err := s.enter(ctx); err != nil {

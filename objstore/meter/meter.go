@@ -26,7 +26,7 @@ type Count struct {
 }
 
 // Snapshot has the counts by operation: "list", "head", "get" (until the body begins), "get body" (until it is closed), "put", "delete", "begin", "put part",
-// "parts", "complete", "abort", "uploads", "tags", "set tags", "grants", "set grants", "versioned", "location", "sum". Those that nobody asked for are not there.
+// "parts", "complete", "abort", "uploads", "tags", "set tags", "grants", "set grants", "versioned", "older", "location", "sum". Those that nobody asked for are not there.
 type Snapshot map[string]Count
 
 // Store counts what is asked of the store below it.

@@ -121,6 +121,18 @@ func (s *Store) Versioned(ctx context.Context) (bool, error) {
 	return yes, err
 }
 
+// Older is counted.
+func (s *Store) Older(ctx context.Context, prefix, place string) (objstore.Older, string, error) {
+	v, ok := s.in.(objstore.OlderCounter)
+	if !ok {
+		return objstore.Older{}, "", s.lacks("older", "")
+	}
+	began := time.Now()
+	n, next, err := v.Older(ctx, prefix, place)
+	s.done("older", began, err)
+	return n, next, err
+}
+
 // Location is counted.
 func (s *Store) Location(ctx context.Context) (string, error) {
 	l, ok := s.in.(objstore.Locator)
@@ -150,6 +162,7 @@ var _ interface {
 	objstore.Tagger
 	objstore.Granter
 	objstore.Versioner
+	objstore.OlderCounter
 	objstore.Locator
 	objstore.Summer
 } = (*Store)(nil)

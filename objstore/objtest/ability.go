@@ -106,6 +106,16 @@ func (s *suite) bucket(t *testing.T) {
 	if !lacks(t, ok, err, "versions") && err != nil {
 		t.Errorf("versions: %v", err)
 	}
+	older, ok := s.Store.(objstore.OlderCounter)
+	if err = nil; ok {
+		var n objstore.Older
+		var next string
+		s.put(t, "older", []byte("x"))
+		n, next, err = older.Older(s.ctx, "", "")
+		if !lacks(t, ok, err, "older states") && (err != nil || n != (objstore.Older{}) || next != "") {
+			t.Errorf("older states of a bucket that keeps none: %+v %q, %v", n, next, err)
+		}
+	}
 	l, ok := s.Store.(objstore.Locator)
 	where := ""
 	if err = nil; ok {

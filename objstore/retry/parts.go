@@ -103,6 +103,19 @@ func (s *Store) Versioned(ctx context.Context) (yes bool, err error) {
 	return yes, err
 }
 
+// Older tries again.
+func (s *Store) Older(ctx context.Context, prefix, place string) (n objstore.Older, next string, err error) {
+	v, ok := s.in.(objstore.OlderCounter)
+	if !ok {
+		return n, "", s.lacks("older", "")
+	}
+	err = s.do(ctx, "older", "", func() (err error) {
+		n, next, err = v.Older(ctx, prefix, place)
+		return err
+	})
+	return n, next, err
+}
+
 // Location tries again.
 func (s *Store) Location(ctx context.Context) (where string, err error) {
 	l, ok := s.in.(objstore.Locator)
@@ -134,6 +147,7 @@ var _ interface {
 	objstore.Tagger
 	objstore.Granter
 	objstore.Versioner
+	objstore.OlderCounter
 	objstore.Locator
 	objstore.Summer
 } = (*Store)(nil)

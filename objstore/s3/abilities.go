@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -158,6 +159,48 @@ func (s *Store) Versioned(ctx context.Context) (bool, error) {
 		return false, s.fail(ctx, "get versioning", "", err)
 	}
 	return out.Status != "", nil
+}
+
+// Older counts a page of ListObjectVersions. A place is a key, a zero byte and a version.
+func (s *Store) Older(ctx context.Context, prefix, place string) (n objstore.Older, next string, err error) {
+	const op = "list versions"
+	in := &awss3.ListObjectVersionsInput{Bucket: s.bucket, EncodingType: types.EncodingTypeUrl, MaxKeys: aws.Int32(pageMost)}
+	if prefix != "" {
+		in.Prefix = &prefix
+	}
+	if key, version, ok := strings.Cut(place, "\x00"); ok {
+		in.KeyMarker, in.VersionIdMarker = &key, some(version)
+	}
+	ctx, done := s.call(ctx)
+	defer done()
+	out, err := s.client.ListObjectVersions(ctx, in)
+	if err != nil {
+		return n, "", s.fail(ctx, op, prefix, err)
+	}
+	if out.IsTruncated == nil || *out.IsTruncated && aws.ToString(out.NextKeyMarker) == "" {
+		return n, "", s.wrong(op, prefix, nil, "the answer does not say where it ends")
+	}
+	for _, v := range out.Versions {
+		if !aws.ToBool(v.IsLatest) {
+			n.Versions, n.Bytes = n.Versions+1, n.Bytes+aws.ToInt64(v.Size)
+		}
+	}
+	n.Markers = int64(len(out.DeleteMarkers))
+	if *out.IsTruncated {
+		encoding := out.EncodingType
+		if s.ceph.Load() {
+			encoding = "" // it encodes keys, and leaves this one as it is
+		}
+		key, err := decoded(*out.NextKeyMarker, encoding)
+		if err != nil {
+			return n, "", s.wrong(op, prefix, nil, "%w", err)
+		}
+		next = key + "\x00" + aws.ToString(out.NextVersionIdMarker)
+		if next == place {
+			return n, "", s.wrong(op, prefix, nil, "the list does not go on behind %q", key)
+		}
+	}
+	return n, next, nil
 }
 
 // Location gives the bucket's region. The oldest one has no name in the answer, and the second another one.

@@ -72,29 +72,45 @@ func (s *Store) fits(op, key string, a objstore.Attrs) error {
 	if err := s.takes(key); err != nil {
 		return s.wrong(op, key, objstore.ErrNotSupported, "%w", err)
 	}
-	for _, f := range []struct{ name, value string }{
-		{"content-type", a.ContentType}, {"cache-control", a.CacheControl}, {"content-disposition", a.ContentDisposition},
-		{"content-encoding", a.ContentEncoding}, {"content-language", a.ContentLanguage}, {"expires", a.Expires},
-	} {
-		if !sendable(f.value) {
-			return s.wrong(op, key, objstore.ErrNotSupported, "%s %q cannot stand in a header", f.name, f.value)
+	for _, f := range a.Headers() {
+		if err := goodHeader(f.Name, *f.Value); err != nil {
+			return s.wrong(op, key, objstore.ErrNotSupported, "%s %q cannot stand in a header: %w", f.Name, *f.Value, err)
 		}
 	}
-	all := 0
 	for k, v := range a.Meta {
-		all += len(k) + len(v)
-		switch {
-		case k == "" || strings.Trim(k, tokens) != "" || k != strings.ToLower(k):
-			return s.wrong(op, key, objstore.ErrNotSupported, "user metadata %q: the name cannot stand in a header", k)
-		case !sendable(v):
-			return s.wrong(op, key, objstore.ErrNotSupported, "user metadata %q: %q cannot stand in a header", k, v)
+		if err := goodPair(k, v); err != nil {
+			return s.wrong(op, key, objstore.ErrNotSupported, "user metadata %q: %q: %w", k, v, err)
 		}
 	}
-	if all > metaMost {
-		return s.wrong(op, key, objstore.ErrNotSupported, "user metadata of %d bytes, the store takes %d", all, metaMost)
+	if n := a.MetaSize(); n > metaMost {
+		return s.wrong(op, key, objstore.ErrNotSupported, "user metadata of %d bytes, the store takes %d", n, metaMost)
 	}
 	return nil
 }
+
+func goodHeader(_, v string) error {
+	if !sendable(v) {
+		return objstore.ErrValue
+	}
+	return nil
+}
+
+func goodPair(k, v string) error {
+	if k == "" || strings.Trim(k, tokens) != "" || k != strings.ToLower(k) {
+		return errors.New("the name cannot stand in a header, in small letters")
+	}
+	return goodHeader(k, v)
+}
+
+// pair tells why user metadata cannot be stored, as far as answers have told which server it is.
+func (s *Store) pair(k, v string) error {
+	if strings.Contains(k, "_") && s.ceph.Load() {
+		return errUnderscore
+	}
+	return goodPair(k, v)
+}
+
+var errUnderscore = errors.New("each _ in a name would become - in Ceph RGW")
 
 // names refuses what Ceph RGW would keep under another name. Which server it is has to be known first.
 func (s *Store) names(ctx context.Context, op, key string, meta map[string]string) error {
@@ -106,7 +122,7 @@ func (s *Store) names(ctx context.Context, op, key string, meta map[string]strin
 			_, _ = s.Head(ctx, key) // any answer tells
 		}
 		if s.ceph.Load() {
-			return s.wrong(op, key, objstore.ErrNotSupported, "user metadata %q: Ceph RGW makes - of each _ in a name", k)
+			return s.wrong(op, key, objstore.ErrNotSupported, "user metadata %q: %w", k, errUnderscore)
 		}
 	}
 	return nil

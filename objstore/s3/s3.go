@@ -123,7 +123,7 @@ func (s *Store) Limits() objstore.Limits {
 		rule = "s3 of AWS"
 	}
 	return objstore.Limits{Put: putMost, Object: allBytes, PartLeast: partMin, PartMost: putMost, Parts: partsAll, List: pageMost, Batch: pageMost, Meta: metaMost,
-		Key: s.takes, Rule: rule}
+		Header: goodHeader, Pair: s.pair, Key: s.takes, Rule: rule}
 }
 
 // standardIsEmpty calls the standard class as the contract does.

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/moverd/mover/internal/s3test"
 	"github.com/moverd/mover/objstore"
 	"github.com/moverd/mover/objstore/s3"
@@ -259,4 +261,52 @@ func flood(b *testing.B, n int, f func(i int) error) {
 	}
 	wg.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "objects/s")
+}
+
+// Older states and marks of deletes are counted over pages, whatever the key is at which one ends.
+func TestOlder(t *testing.T) {
+	c := bucket(t)
+	server, err := ceph()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.KeepVersions(t.Context(), c.Bucket); err != nil {
+		t.Fatal(err)
+	}
+	s, err := s3.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	const each = 420
+	keys := []string{"a +%", "b %2B+", "p/c"}
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i := range each * len(keys) {
+		g.Go(func() error {
+			_, err := s.Put(t.Context(), keys[i%len(keys)], objstore.Bytes([]byte("xy")), objstore.PutOptions{})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Delete(t.Context(), "b %2B+"); err != nil {
+		t.Fatal(err)
+	}
+	for prefix, want := range map[string]objstore.Older{"": {Versions: 3*each - 2, Bytes: 2 * (3*each - 2), Markers: 1}, "p/": {Versions: each - 1, Bytes: 2 * (each - 1)}} {
+		var got objstore.Older
+		pages := 0
+		for place := ""; pages == 0 || place != "" && pages < 10; pages++ {
+			n, next, err := s.Older(t.Context(), prefix, place)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.Versions, got.Bytes, got.Markers = got.Versions+n.Versions, got.Bytes+n.Bytes, got.Markers+n.Markers
+			place = next
+		}
+		if got != want || prefix == "" && pages != 2 {
+			t.Errorf("%q: %+v on %d pages, want %+v", prefix, got, pages, want)
+		}
+	}
 }
