@@ -48,7 +48,7 @@ func Check(ctx context.Context, conf *config.Config, w io.Writer) error {
 	}
 	fmt.Fprintf(w, "# in effect\n%s\n", text)
 	c := &checks{w: w}
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && !bucketsOnly(conf.Source) {
 		c.note("user", "not root: devices, mounts and eBPF cannot be looked at fully")
 	}
 	if s := conf.Source; s != nil {

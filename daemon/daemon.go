@@ -67,9 +67,12 @@ type place struct {
 	memory             int64
 }
 
+// bucketsOnly tells whether a source opens no disks: then it needs no rights but those to its files.
+func bucketsOnly(s *config.Source) bool { return s != nil && len(s.Flows) == 0 && len(s.Buckets) > 0 }
+
 // Run is a daemon's life. It returns after everything that it started has ended; nil when ctx ended it.
 func Run(ctx context.Context, o Options) error {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && !(o.Role == "source" && bucketsOnly(o.Config.Source)) {
 		return fmt.Errorf("moverd %s needs root: it opens disks, freezes filesystems and loads eBPF programs; start it by systemd or with sudo: %w",
 			o.Role, sentinel.ErrDenied)
 	}

@@ -70,7 +70,7 @@ func (b *buckets) openQueue(o Options, dir string) error {
 // copyOf is how a flow's objects are copied, whoever does it.
 func copyOf(c config.BucketFlow) bucket.CopyConfig {
 	return bucket.CopyConfig{Memory: int64(c.Limits.Memory), FromPrefix: c.From.Prefix(), ToPrefix: c.To.Prefix(), Class: c.Class, Escape: c.EscapeKeys, Grants: c.Grants,
-		Part: min(16<<20, int64(c.Limits.Memory)/4)}
+		NoTags: !c.Tags, Modified: c.Modified, Part: min(16<<20, int64(c.Limits.Memory)/4)}
 }
 
 // moves says what a flow moves where and how, and by which version: source and worker have to say the same.
@@ -79,7 +79,7 @@ func moves(c config.BucketFlow) string {
 	for _, o := range []struct {
 		on   bool
 		what string
-	}{{c.Class != "", "class " + c.Class}, {c.EscapeKeys, "escape-keys"}, {c.Grants, "grants"}} {
+	}{{c.Class != "", "class " + c.Class}, {c.EscapeKeys, "escape-keys"}, {c.Grants, "grants"}, {!c.Tags, "no tags"}, {c.Modified, "keep-modified"}} {
 		if o.on {
 			text += ", " + o.what
 		}

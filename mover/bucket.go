@@ -27,6 +27,8 @@ type Bucket struct {
 	Failed  int64 `json:"failed_objects"`  // that were tried in vain, and are tried again
 	Partly  int64 `json:"partly_objects"`  // that are at the target without some attribute
 
+	Versions string `json:"versions,omitempty"` // what the source keeps beside its objects, and is not carried; for people
+
 	Sent   int64                   `json:"sent_bytes"` // since start
 	Passes int64                   `json:"passes"`     // ended since start
 	Stores map[string]BucketCounts `json:"stores,omitempty"`
@@ -64,21 +66,24 @@ type BucketCounts struct {
 
 // BucketReport is the outcome of a cutover or a verification of a bucket flow.
 type BucketReport struct {
-	Pass     uint64   `json:"pass"`
-	Passes   int      `json:"final_passes"`
-	Objects  int64    `json:"objects"` // that are at the target as they were written
-	Bytes    int64    `json:"bytes"`
-	Differ   int64    `json:"differ"` // that are not, or are missing
-	Others   int64    `json:"others"` // at the target, not of this flow
-	Refused  int64    `json:"refused_objects"`
-	Partly   int64    `json:"partly_objects"`
-	Read     bool     `json:"read"` // every byte was read again
-	Examples []string `json:"examples,omitempty"`
-	Swept    int      `json:"swept_uploads"`
-	Foreign  int      `json:"foreign_uploads"` // of others; they stay
-	Manifest string   `json:"manifest,omitempty"`
-	Root     string   `json:"manifest_root,omitempty"`
-	Unproven string   `json:"unproven,omitempty"` // why it is not proven that the writers stood still
+	Pass    uint64 `json:"pass"`
+	Passes  int    `json:"final_passes"`
+	Objects int64  `json:"objects"` // that are at the target as they were written
+	Bytes   int64  `json:"bytes"`
+	Differ  int64  `json:"differ"` // that are not, or are missing
+	Others  int64  `json:"others"` // at the target, not of this flow
+	Refused int64  `json:"refused_objects"`
+	Partly  int64  `json:"partly_objects"`
+	Read    bool   `json:"read"` // every byte was read again
+	// Attributes is how many objects had their headers, metadata, tags and rights compared too.
+	Attributes int64    `json:"attributes_compared"`
+	Versions   string   `json:"versions,omitempty"`
+	Examples   []string `json:"examples,omitempty"`
+	Swept      int      `json:"swept_uploads"`
+	Foreign    int      `json:"foreign_uploads"` // of others; they stay
+	Manifest   string   `json:"manifest,omitempty"`
+	Root       string   `json:"manifest_root,omitempty"`
+	Unproven   string   `json:"unproven,omitempty"` // why it is not proven that the writers stood still
 }
 
 // How tells by what both ends were compared.

@@ -115,6 +115,9 @@ func printBuckets(w io.Writer, all []mover.Status, now time.Time) {
 		t.row(s.Flow, state(s), fmt.Sprintf("%d, %s", b.Objects, units.Size(b.Bytes)), objectsText(s), rate(s.Rate), count(b.Left), count(b.Refused), count(b.Failed), count(b.Partly))
 		t.note("from", s.Device)
 		t.note("to", s.Peer)
+		if b.Versions != "" {
+			t.note("versions", b.Versions)
+		}
 		for _, note := range notes(s, now) {
 			t.note(note[0], note[1])
 		}
@@ -214,6 +217,7 @@ func printBucketReport(w io.Writer, r *mover.Report) {
 		}
 		say("compared by", "%s", how)
 		say("as written", "%d objects, %s", b.Objects, units.Size(b.Bytes))
+		say("attributes", "compared of %d objects", b.Attributes)
 	}
 	if b.Differ > 0 {
 		say("differ", "%d", b.Differ)
@@ -229,6 +233,9 @@ func printBucketReport(w io.Writer, r *mover.Report) {
 	}
 	if b.Partly > 0 {
 		say("partly carried", "%d objects; moverctl objects %s --partly shows what they lack", b.Partly, r.Flow)
+	}
+	if b.Versions != "" {
+		say("versions", "%s", b.Versions)
 	}
 	if b.Swept > 0 || b.Foreign > 0 {
 		say("uploads", "%d that were left were ended, %d of others stay", b.Swept, b.Foreign)

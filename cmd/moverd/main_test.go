@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/moverd/mover/internal/looptest"
 )
@@ -86,6 +87,41 @@ func TestNoRoot(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "state")); err == nil {
 		t.Error("it made its state folder")
+	}
+	bucketsWithoutRoot(t, dir, exe)
+}
+
+// bucketsWithoutRoot runs a source that moves only buckets as another user: the example to try it, at another place.
+func bucketsWithoutRoot(t *testing.T, dir, exe string) {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/examples/buckets-try.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, conf := filepath.Join(dir, "home"), filepath.Join(dir, "try.yaml")
+	for _, d := range []string{home, filepath.Join(home, "from"), filepath.Join(home, "to")} {
+		if err := errors.Join(os.Mkdir(d, 0o700), os.Chown(d, 65534, 65534)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := filepath.Join(home, "from", "a")
+	if err := errors.Join(os.WriteFile(conf, bytes.ReplaceAll(text, []byte("/tmp/mover-try"), []byte(home)), 0o644), os.WriteFile(name, []byte("x"), 0o600), os.Chown(name, 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(exe, "source", "-c", conf)
+	cmd.Env, cmd.Stdout, cmd.Stderr = []string{asMoverd + "=1"}, &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	copied := false
+	for end := time.Now().Add(20 * time.Second); !copied && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		b, err := os.ReadFile(filepath.Join(home, "to", "a"))
+		copied = err == nil && string(b) == "x"
+	}
+	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil || !copied {
+		t.Errorf("copied: %v; %v\n%s", copied, err, out.String())
 	}
 }
 

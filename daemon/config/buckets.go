@@ -23,6 +23,8 @@ type BucketFlow struct {
 	Class      string        `yaml:"class,omitempty"`
 	EscapeKeys bool          `yaml:"escape-keys"`
 	Grants     bool          `yaml:"grants"`
+	Tags       bool          `yaml:"tags"`
+	Modified   bool          `yaml:"keep-modified"` // as user metadata
 	Claim      bool          `yaml:"claim"`
 	Line       string        `yaml:"line"`           // auto, off: whether the requests to its target go over a line that the gateway shares out
 	Link       string        `yaml:"link,omitempty"` // of source.links, by which those requests leave; default as the routes say
@@ -91,7 +93,7 @@ var MainlandRegions = []string{"bj", "bd", "su", "gz", "cd", "yq", "fwh"}
 
 // Defaults are those of moverd.yaml(5).
 func (f *BucketFlow) Defaults() {
-	*f = BucketFlow{Deletes: "keep", Interval: Duration(5 * time.Minute), Line: "auto", Limits: BucketLimits{Memory: 128 << 20, Objects: 256}}
+	*f = BucketFlow{Deletes: "keep", Tags: true, Interval: Duration(5 * time.Minute), Line: "auto", Limits: BucketLimits{Memory: 128 << 20, Objects: 256}}
 }
 
 // Straight tells whether the requests of a flow to its target go over a line of the gateway, past it.
@@ -208,9 +210,17 @@ func (v *validator) bucketsOf(section string, s *Source, flows map[string]int) {
 		}
 		if f.Class != "" && f.To.Dir != nil {
 			v.bad(key+".class", "a folder has no storage classes")
+		} else if f.Class != "" && f.To.BOS != nil && !slices.Contains(bosClasses, f.Class) {
+			v.bad(key+".class", "%q is none of %s", f.Class, strings.Join(bosClasses, ", "))
+		}
+		if f.To.BOS != nil && strings.HasPrefix(f.To.BOS.Prefix, "/") {
+			v.bad(key+".to.bos.prefix", "%q begins with a slash, and BOS takes no such keys", f.To.BOS.Prefix)
 		}
 	}
 }
+
+// bosClasses are the storage classes of BOS.
+var bosClasses = []string{"STANDARD", "STANDARD_IA", "COLD", "ARCHIVE", "MAZ_STANDARD", "MAZ_STANDARD_IA", "MAZ_COLD"}
 
 func (v *validator) patterns(key string, all []string) {
 	for i, p := range all {

@@ -79,15 +79,17 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
-// The example can be used as it is, but for its names.
+// The examples can be used as they are, but for their names.
 func TestBucketExample(t *testing.T) {
 	dir := bucketFiles(t)
-	text, err := os.ReadFile("../../docs/examples/buckets.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := parse("buckets.yaml", []byte(strings.ReplaceAll(string(text), "/etc/mover/rgw.keys", dir+"/keys")), "source"); err != nil {
-		t.Error(err)
+	for _, name := range []string{"buckets.yaml", "buckets-try.yaml"} {
+		text, err := os.ReadFile("../../docs/examples/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parse(name, []byte(strings.ReplaceAll(string(text), "/etc/mover/rgw.keys", dir+"/keys")), "source"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -139,6 +141,8 @@ func TestBadBuckets(t *testing.T) {
 		{"rate", "rate: 100Mbit/s", "rate: 1KiB/s", "source.buckets[0].limits.rate: is under 64KiB/s"},
 		{"memory", "rate: 100Mbit/s", "memory: 1MiB", "source.buckets[0].limits.memory: 1MiB is less than 32MiB"},
 		{"objects", "rate: 100Mbit/s", "objects: 1", "source.buckets[0].limits.objects: 1 is outside 2 to 4096"},
+		{"class", "deletes: follow", "class: GLACIER", `source.buckets[0].class: "GLACIER" is none of STANDARD, STANDARD_IA, COLD, ARCHIVE`},
+		{"prefix", "prefix: new/", "prefix: /new/", `source.buckets[0].to.bos.prefix: "/new/" begins with a slash`},
 		{"hook", "deletes: follow", "cutover: {start-hook: [/bin/true]}", "source.buckets[0].cutover.start-hook: has no stop-hook that it undoes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -69,6 +69,15 @@ type Coordinator struct {
 	workers map[Who]*member
 	shares  shares
 	waits   string // why a final pass has not ended, for people
+
+	refusals bool // the next pass tries what was refused again
+}
+
+// TryRefused has the next pass that begins try again what was refused: an archive may have been restored, and another config takes other keys.
+func (c *Coordinator) TryRefused() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusals = true
 }
 
 // openUnit is a unit that was handed out.
@@ -226,7 +235,7 @@ func (c *Coordinator) pass(ctx context.Context, final bool) (State, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		l := &lister{store: c.cfg.From, prefix: c.cfg.Prefix, width: c.cfg.Listers, cut: c.ledger.cut}
-		p := &planner{ledger: c.ledger, filter: c.cfg.Filter, deletes: c.cfg.Deletes, planned: c.stir}
+		p := &planner{ledger: c.ledger, filter: c.cfg.Filter, deletes: c.cfg.Deletes, refusals: c.ledger.State().Refusals, planned: c.stir}
 		l.page = func(_ context.Context, page listed) error { return p.take(page) }
 		if err := l.run(gctx, walks); err != nil {
 			return fmt.Errorf("list %s: %w", c.cfg.From, err)
@@ -248,9 +257,13 @@ func (c *Coordinator) begin(final bool) error {
 		return nil
 	}
 	over := c.over()
+	c.mu.Lock()
+	refusals := c.refusals
+	c.refusals = false
+	c.mu.Unlock()
 	err := c.ledger.update(func(ch change) error {
-		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes,
-			NowRefused: s.NowRefused, NowFailed: s.NowFailed, NowPartly: s.NowPartly, Ever: s.Ever}
+		*ch.State = State{Pass: s.Pass + 1, Listing: true, Final: final, Refusals: refusals, LastUnit: s.LastUnit, Objects: s.Objects, Bytes: s.Bytes,
+			NowRefused: s.NowRefused, NowFailed: s.NowFailed, NowPartly: s.NowPartly, Ever: s.Ever, Versions: s.Versions}
 		return errors.Join(ch.set(numbered('w', 1), walkRecord{}), c.ledger.settle(ch, over))
 	})
 	if err == nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/semaphore"
 
@@ -29,6 +30,8 @@ type CopyConfig struct {
 	Class      string // storage class at the target
 	Escape     bool   // keys that the target refuses are spelled otherwise; else they are refused
 	Grants     bool   // who may read it is carried too
+	NoTags     bool   // tags are not
+	Modified   bool   // when it was changed at the source is kept as user metadata
 	// Pace waits until n bytes may go over the line; nil: at once.
 	Pace func(ctx context.Context, n int) error
 }
@@ -54,6 +57,9 @@ type copier struct {
 	cfg      CopyConfig
 	memory   *semaphore.Weighted
 	free     chan []byte // buffers of Part bytes, kept
+
+	private sync.Once // what the target does with an object without a list of its own is found out
+	open    bool      // it gives others rights
 }
 
 func newCopier(from, to objstore.Store, cfg CopyConfig) *copier {
@@ -107,10 +113,12 @@ func (c *copier) copy(ctx context.Context, it Item, told told) (ItemResult, erro
 		return out, ctx.Err()
 	case errors.Is(err, errTarget) && errors.Is(err, objstore.ErrDenied), errors.Is(err, objstore.ErrClock), errors.Is(err, objstore.ErrKeys):
 		return out, err // so it is for all objects
-	case errors.Is(err, objstore.ErrNotSupported), errors.Is(err, objstore.ErrArchived):
+	case errors.Is(err, objstore.ErrArchived):
+		out.Record.Outcome, out.Record.Why = Refused, err.Error()+"; restore it at the source, then moverctl sync tries it again"
+	case errors.Is(err, objstore.ErrNotSupported):
 		out.Record.Outcome, out.Record.Why = Refused, err.Error()
 	default:
-		out.Record.Outcome, out.Record.Why = Failed, err.Error()
+		out.Record.Outcome, out.Record.Why, out.cause = Failed, err.Error(), err
 	}
 	return out, nil
 }
@@ -148,7 +156,7 @@ func (c *copier) list(ctx context.Context, key string) (objstore.Entry, bool, er
 func (c *copier) target(key string) (string, error) {
 	to := c.cfg.ToPrefix + strings.TrimPrefix(key, c.cfg.FromPrefix)
 	err := c.to.Limits().Key(to)
-	if err == nil || !c.cfg.Escape {
+	if !c.cfg.Escape || err == nil && !looksEscaped(to) {
 		return to, err
 	}
 	to = escape(to)
@@ -244,18 +252,25 @@ func (c *copier) small(ctx context.Context, it Item, key string, r *Record) (int
 	var d objstore.Digester
 	_, _ = d.Write(buf)
 	r.Digest = objstore.ObjectDigest(d.Blocks())
-	o := c.options(obj.Attrs, r)
-	if w, ok := c.stored(ctx, it, key, buf, o); ok {
-		return 0, c.finish(ctx, obj, key, w, r)
-	}
-	if err := c.pace(ctx, len(buf)); err != nil {
-		return 0, err
-	}
 	what := objstore.Bytes(buf)
 	what.MD5 = obj.MD5 // so what is stored is held against what the source has, not only against what came from there
-	w, err := c.to.Put(ctx, key, what, o)
+	var w objstore.Written
+	held := false
+	_, err = c.described(obj, r, func(o objstore.PutOptions) (err error) {
+		if w, held = c.stored(ctx, it, key, buf, o); held {
+			return nil
+		}
+		if err := c.pace(ctx, len(buf)); err != nil {
+			return err
+		}
+		w, err = c.to.Put(ctx, key, what, o)
+		return atTarget(err)
+	})
+	if held {
+		return 0, c.finish(ctx, obj, key, w, r)
+	}
 	if err != nil {
-		return e.Size, atTarget(err)
+		return e.Size, err
 	}
 	return e.Size, c.finish(ctx, obj, key, w, r)
 }
@@ -265,95 +280,4 @@ func (c *copier) pace(ctx context.Context, n int) error {
 		return nil
 	}
 	return c.cfg.Pace(ctx, n)
-}
-
-// options is how an object with a is stored; what the target does not take of it is noted in r.
-func (c *copier) options(a objstore.Attrs, r *Record) objstore.PutOptions {
-	if most := c.to.Limits().Meta; most > 0 {
-		n := 0
-		for k, v := range a.Meta {
-			n += len(k) + len(v)
-		}
-		if n > most {
-			r.Lost = append(r.Lost, fmt.Sprintf("user metadata: %d bytes, at most %d", n, most))
-			a.Meta = nil
-		}
-	}
-	return objstore.PutOptions{Attrs: a, Class: c.cfg.Class}
-}
-
-// finish carries what does not travel with the bytes, and notes that the object is copied.
-func (c *copier) finish(ctx context.Context, obj objstore.Object, key string, w objstore.Written, r *Record) error {
-	if err := c.tags(ctx, obj, key, r); err != nil {
-		return err
-	}
-	if err := c.grants(ctx, obj, key, r); err != nil {
-		return err
-	}
-	r.Outcome, r.Target = Copied, w.ETag
-	return nil
-}
-
-func (c *copier) tags(ctx context.Context, obj objstore.Object, key string, r *Record) error {
-	from, ok := c.from.(objstore.Tagger)
-	if !ok || obj.Tags == 0 {
-		return nil
-	}
-	tags, err := from.Tags(ctx, obj.Key)
-	if err != nil || len(tags) == 0 {
-		return unlessLacking(err)
-	}
-	err = errLacking
-	if to, ok := c.to.(objstore.Tagger); ok {
-		err = to.SetTags(ctx, key, tags)
-	}
-	if errors.Is(err, objstore.ErrNotSupported) {
-		r.Lost = append(r.Lost, fmt.Sprintf("%d tags: %v", len(tags), err))
-		return nil
-	}
-	return atTarget(err)
-}
-
-func (c *copier) grants(ctx context.Context, obj objstore.Object, key string, r *Record) error {
-	from, ok := c.from.(objstore.Granter)
-	if !ok || !c.cfg.Grants {
-		return nil
-	}
-	canned, all, err := from.Grants(ctx, obj.Key)
-	if err != nil || canned == "private" {
-		return unlessLacking(err)
-	}
-	err = errLacking
-	if to, ok := c.to.(objstore.Granter); ok && canned != "" {
-		err = to.SetGrants(ctx, key, canned)
-	}
-	if errors.Is(err, objstore.ErrNotSupported) {
-		r.Lost = append(r.Lost, fmt.Sprintf("grants %s: %v", strings.Join(append(all, canned), ", "), err))
-		return nil
-	}
-	return atTarget(err)
-}
-
-// errLacking: the target has no such thing, or nothing that means the same.
-var errLacking = fmt.Errorf("the target knows none: %w", objstore.ErrNotSupported)
-
-// unlessLacking is err, but for a source that has no such thing.
-func unlessLacking(err error) error {
-	if errors.Is(err, objstore.ErrNotSupported) {
-		return nil
-	}
-	return err
-}
-
-// escape spells what stores refuse in keys as percent signs with hex: slashes at the front, and the dots of path components that are only dots.
-func escape(key string) string {
-	parts := strings.Split(key, "/")
-	for i, p := range parts {
-		if p == "." || p == ".." {
-			parts[i] = strings.ReplaceAll(p, ".", "%2E")
-		}
-	}
-	key = strings.Join(parts, "/")
-	front := len(key) - len(strings.TrimLeft(key, "/"))
-	return strings.Repeat("%2F", front) + key[front:]
 }

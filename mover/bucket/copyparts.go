@@ -45,19 +45,21 @@ func (c *copier) inParts(ctx context.Context, it Item, key string, r *Record, to
 	if err != nil {
 		return 0, err
 	}
-	opts := c.options(obj.Attrs, r)
-	up := it.Upload
-	if up == nil || up.ETag != e.ETag || up.Size <= 0 {
+	up, lost := it.Upload, r.Lost
+	opts := c.options(obj, r)
+	if up == nil || up.ETag != e.ETag || up.Size <= 0 || up.Attrs != r.Marks.Attrs { // stores take the attributes at the beginning
 		if up != nil {
 			if err := c.to.Abort(ctx, key, up.ID); err != nil {
 				return 0, atTarget(err)
 			}
 		}
-		up = &Progress{ETag: e.ETag, Size: c.partSize(e.Size)}
-		if up.ID, err = c.to.Begin(ctx, key, opts); err != nil {
+		up, r.Lost = &Progress{ETag: e.ETag, Size: c.partSize(e.Size)}, lost
+		opts, err = c.described(obj, r, func(o objstore.PutOptions) (err error) { up.ID, err = c.to.Begin(ctx, key, o); return err })
+		if err != nil {
 			return 0, atTarget(err)
 		}
-		if err := told(PartResult{Key: e.Key, Upload: up.ID, ETag: up.ETag, Size: up.Size}); err != nil {
+		up.Attrs = r.Marks.Attrs
+		if err := told(PartResult{Key: e.Key, Upload: up.ID, ETag: up.ETag, Size: up.Size, Attrs: up.Attrs}); err != nil {
 			return 0, errors.Join(err, c.drop(ctx, key, up.ID)) // nobody would end it but a sweep
 		}
 	}
@@ -85,7 +87,7 @@ func (c *copier) inParts(ctx context.Context, it Item, key string, r *Record, to
 		sent += c.sizeOf(e.Size, up.Size, i+1)
 	}
 	if err := g.Wait(); err != nil {
-		if errors.Is(err, objstore.ErrChanged) { // its parts are of a state that is gone
+		if errors.Is(err, objstore.ErrChanged) || errors.Is(err, objstore.ErrArchived) { // its parts are of a state that is gone, or there will be none
 			err = errors.Join(err, c.to.Abort(ctx, key, up.ID))
 		}
 		return sent, err

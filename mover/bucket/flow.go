@@ -92,6 +92,8 @@ type Flow struct {
 	why    error         // of the last end
 	cancel context.CancelFunc
 	rates  rates
+
+	refusals bool // the next pass tries again what was refused
 }
 
 // standing is what the flow does, for people.
@@ -138,7 +140,7 @@ func NewFlow(cfg FlowConfig) (*Flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.note = n
+	f.note, f.refusals = n, true // another config may take what was refused
 	f.stand(mover.Connecting, "it has just started", "")
 	return f, nil
 }
@@ -271,12 +273,23 @@ func (f *Flow) settle() {
 	case n.Paused:
 		f.stand(mover.Paused, "by the operator", "moverctl resume")
 	default:
-		next := "moverctl cutover"
-		if s := f.State(); s.NowRefused > 0 {
-			next = fmt.Sprintf("%d objects cannot be carried: moverctl objects shows which", s.NowRefused)
-		}
-		f.stand(mover.Idle, "next pass in "+units.Duration(f.cfg.Interval), next)
+		f.stand(mover.Idle, "next pass in "+units.Duration(f.cfg.Interval), f.next())
 	}
+}
+
+// next is what an operator does when a pass has ended.
+func (f *Flow) next() string {
+	switch s := f.State(); {
+	case s.NowFailed > 0:
+		return fmt.Sprintf("%d objects failed, and each pass tries them again: moverctl objects --failed shows why", s.NowFailed)
+	case s.NowRefused > 0:
+		return fmt.Sprintf("%d objects cannot be carried: moverctl objects --refused shows why", s.NowRefused)
+	case s.Pass > 0 && s.Listed == 0 && s.Left > 0:
+		return fmt.Sprintf("include and exclude leave out all of the %d objects of the source", s.Left)
+	case s.Pass > 0 && s.Listed == 0 && s.Objects == 0:
+		return fmt.Sprintf("the source lists nothing below the prefix %q: if there should be something, look at the bucket's name and the prefix", f.cfg.Copy.FromPrefix)
+	}
+	return "moverctl cutover"
 }
 
 // failed notes why the flow does not go on.

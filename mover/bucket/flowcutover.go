@@ -33,7 +33,14 @@ func (f *Flow) Cutover(ctx context.Context, o VerifyOptions, progress func(mover
 	defer f.stir()
 	r := f.report("cutover")
 	c := &cutover{f, o, r, progress}
+	f.tryRefused()
+	if err := c.beside(ctx); err != nil {
+		return r.end(err)
+	}
 	if err := c.rounds(ctx); err != nil {
+		return r.end(err)
+	}
+	if err := c.count(ctx); err != nil {
 		return r.end(err)
 	}
 	stopped := time.Now()
@@ -87,6 +94,37 @@ func (c *cutover) rounds(ctx context.Context) error {
 		last = s.Planned
 	}
 	return nil
+}
+
+// beside finds, where all is to be compared, objects whose attributes were changed alone, so that the rounds copy them and not the writers have to wait for that.
+func (c *cutover) beside(ctx context.Context) error {
+	if !c.o.Read {
+		return nil
+	}
+	l, err := c.known()
+	if err == nil {
+		err = c.open(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	var missed error
+	cfg := VerifyConfig{From: c.s.from, To: c.s.to, Copy: c.cfg.Copy, Differ: func(key, how string) { missed = errors.Join(missed, l.again(key, how)) }}
+	err = c.r.step("attributes", c.progress, func() mover.Progress { return mover.Progress{Text: "looking for attributes that were changed alone"} }, func() error {
+		_, err := l.Beside(ctx, cfg)
+		return err
+	})
+	return errors.Join(err, missed)
+}
+
+// count counts what the source keeps beside its objects.
+func (c *cutover) count(ctx context.Context) error {
+	l, err := c.known()
+	if err != nil || !l.State().Versions.More {
+		return err
+	}
+	return c.r.step("versions", c.progress, func() mover.Progress { return mover.Progress{Text: "counting older versions"} },
+		func() error { return c.countVersions(ctx, c.s, l, versionsMost) })
 }
 
 func (c *cutover) refused(n int64) error {

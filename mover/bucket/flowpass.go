@@ -49,6 +49,9 @@ func (f *Flow) open(ctx context.Context) (err error) {
 	if err := f.look(ctx, s, from, to); err != nil {
 		return err
 	}
+	if err := f.countVersions(ctx, s, l, versionsSoon); err != nil {
+		return err
+	}
 	if s.nc, err = f.cfg.Dial(); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
@@ -203,6 +206,9 @@ func (f *Flow) work(ctx context.Context, final bool) (_ State, again bool, err e
 	}
 	was := l.State()
 	again = (was.Listing || was.Units > 0) && !final
+	if !final && f.takeRefusals() {
+		f.s.coordinator.TryRefused()
+	}
 	if err := f.full(ctx, was.Objects); err != nil {
 		return was, again, err
 	}
@@ -235,6 +241,15 @@ func (f *Flow) work(ctx context.Context, final bool) (_ State, again bool, err e
 	f.log.Info("pass of a bucket flow", "pass", st.Pass, "listed", st.Listed, "copied", st.Copied, "bytes", st.CopiedBytes, "same", st.Same,
 		"refused", st.Refused, "failed", st.Failed, "vanished", st.Vanished, "deleted", st.Deleted)
 	return st, again, nil
+}
+
+// takeRefusals tells whether somebody has asked that what was refused be tried again.
+func (f *Flow) takeRefusals() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	yes := f.refusals
+	f.refusals = false
+	return yes
 }
 
 func (f *Flow) began() {

@@ -48,7 +48,7 @@ func (f *Flow) Status() mover.Status {
 		LastError: st.err, Rate: f.rates.look(now, sent), WireOut: sent, Passes: f.ended.Load()}
 	b := &mover.Bucket{Pass: s.Pass, Listing: s.Listing, Final: s.Final, Listed: s.Listed, ListedBytes: s.ListedBytes, Left: s.Left, Same: s.Same, Planned: s.Planned,
 		PlannedBytes: s.PlannedBytes, Copied: s.Copied, CopiedBytes: s.CopiedBytes, Changed: s.Changed, Vanished: s.Vanished, Deleted: s.Deleted, Again: s.Again,
-		Objects: s.Objects, Bytes: s.Bytes, Refused: s.NowRefused, Failed: s.NowFailed, Partly: s.NowPartly, Sent: sent, Passes: f.ended.Load()}
+		Versions: s.Versions.String(), Objects: s.Objects, Bytes: s.Bytes, Refused: s.NowRefused, Failed: s.NowFailed, Partly: s.NowPartly, Sent: sent, Passes: f.ended.Load()}
 	if f.cfg.Counts != nil {
 		b.Stores = f.cfg.Counts()
 	}

@@ -40,8 +40,16 @@ func (f *Flow) Resume() error {
 	if err := f.change(func(n *note) { n.Paused = false }); err != nil {
 		return err
 	}
+	f.tryRefused()
 	f.stir()
 	return nil
+}
+
+// tryRefused has the next pass try again what was refused.
+func (f *Flow) tryRefused() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refusals = true
 }
 
 // isOver refuses a verb of a flow that does not move any more.
@@ -63,6 +71,7 @@ func (f *Flow) Sync(ctx context.Context) error {
 	}
 	f.mu.Lock()
 	f.asked++
+	f.refusals = true
 	want := f.asked
 	f.mu.Unlock()
 	f.stir()
@@ -92,6 +101,9 @@ type VerifyOptions struct {
 	Read           bool // read every byte of the target again
 	WithoutRefused bool // cutover: although some objects cannot be carried
 }
+
+// sampled is of how many objects the attributes are compared where not all are read.
+const sampled = 256
 
 // mostExamples is how many objects that differ a report names.
 const mostExamples = 100
@@ -175,13 +187,17 @@ func (f *Flow) verify(ctx context.Context, o VerifyOptions, r *report, progress 
 		text = "reading the target"
 	}
 	all := l.State()
+	cfg := VerifyConfig{To: f.s.to, Copy: f.cfg.Copy, Read: o.Read, Attrs: sampled, Differ: differ}
+	if o.Read && moving {
+		cfg.From = f.s.from
+	}
 	err = r.step("verify", progress, func() mover.Progress { return mover.Progress{Text: text, Total: all.Bytes} }, func() (err error) {
-		v, err = l.Verify(ctx, VerifyConfig{To: f.s.to, Copy: f.cfg.Copy, Read: o.Read, Differ: differ})
+		v, err = l.Verify(ctx, cfg)
 		return err
 	})
 	b := r.Bucket
-	b.Pass, b.Objects, b.Bytes, b.Differ, b.Others, b.Read = all.Pass, v.Objects, v.Bytes, v.Differ, v.Others, o.Read
-	b.Refused, b.Partly = all.NowRefused, all.NowPartly
+	b.Pass, b.Objects, b.Bytes, b.Differ, b.Others, b.Read, b.Attributes = all.Pass, v.Objects, v.Bytes, v.Differ, v.Others, o.Read, v.Attrs
+	b.Refused, b.Partly, b.Versions = all.NowRefused, all.NowPartly, all.Versions.String()
 	if err != nil || missed != nil {
 		f.close()
 		return errors.Join(err, missed)
@@ -191,7 +207,7 @@ func (f *Flow) verify(ctx context.Context, o VerifyOptions, r *report, progress 
 		if !moving {
 			next = "rollback lets the flow go on and copy them again"
 		}
-		return fmt.Errorf("%d objects at %s are not what was written there; %s: %w", v.Differ, f.s.to, next, sentinel.ErrDiffer)
+		return fmt.Errorf("%d objects at %s are not what they should be; %s: %w", v.Differ, f.s.to, next, sentinel.ErrDiffer)
 	}
 	return nil
 }
@@ -224,8 +240,26 @@ func (f *Flow) Manifest(path string) (Closing, string, error) {
 		return Closing{}, "", fmt.Errorf("%s is there already; name a new file: %w", path, sentinel.ErrUsage)
 	}
 	var c Closing
-	err = durably(path, func(w *os.File) (err error) { c, err = l.Manifest(w); return err })
+	err = durably(path, func(w *os.File) (err error) { c, err = l.Manifest(w, f.notCarried()...); return err })
 	return c, path, err
+}
+
+// notCarried is what the flow carries of no object at all.
+func (f *Flow) notCarried() (all []string) {
+	c := f.cfg.Copy
+	if !c.Modified {
+		all = append(all, "the time of last modification, which no store lets set: it stands here, or with keep-modified: true in the user metadata "+modifiedName)
+	}
+	if c.Class == "" {
+		all = append(all, "the storage class: objects have the target's standard class")
+	}
+	if c.NoTags {
+		all = append(all, "tags (tags: false)")
+	}
+	if !c.Grants {
+		all = append(all, "who may read an object (grants: false)")
+	}
+	return all
 }
 
 // mostPage is how many objects a page of Objects has at most.

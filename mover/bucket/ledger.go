@@ -54,6 +54,7 @@ type State struct {
 	Pass     uint64 // 0: none has begun
 	Listing  bool   // walks are left
 	Final    bool   // the writers stand still
+	Refusals bool   // what was refused is tried again
 	LastUnit uint64
 	Units    int64 // under way
 
@@ -71,6 +72,8 @@ type State struct {
 	Ever                  int64 // copied, in all passes
 
 	NowRefused, NowFailed, NowPartly int64 // records of all passes that say so; partly: copied, without something
+
+	Versions Versions
 }
 
 // stands counts n records like r.
@@ -465,6 +468,7 @@ func (l *Ledger) outcome(c change, it ItemResult) error {
 type uploadRecord struct {
 	ID, ETag string
 	Size     int64
+	Attrs    uint64
 }
 
 func uploadKey(key string) []byte { return append([]byte{'m'}, key...) }
@@ -473,7 +477,7 @@ func uploadKey(key string) []byte { return append([]byte{'m'}, key...) }
 func (l *Ledger) part(p PartResult) error {
 	return l.update(func(c change) error {
 		if p.Part.No == 0 {
-			return errors.Join(l.forget(c, p.Key), c.set(uploadKey(p.Key), uploadRecord{p.Upload, p.ETag, p.Size}))
+			return errors.Join(l.forget(c, p.Key), c.set(uploadKey(p.Key), uploadRecord{p.Upload, p.ETag, p.Size, p.Attrs}))
 		}
 		var u uploadRecord
 		found, err := l.get(uploadKey(p.Key), &u)
@@ -501,7 +505,7 @@ func (l *Ledger) progress(key string) (*Progress, error) {
 	if found, err := l.get(uploadKey(key), &u); err != nil || !found {
 		return nil, err
 	}
-	p := &Progress{ID: u.ID, ETag: u.ETag, Size: u.Size}
+	p := &Progress{ID: u.ID, ETag: u.ETag, Size: u.Size, Attrs: u.Attrs}
 	err := l.parts(key, func(d Done) {
 		d.Blocks = nil
 		p.Parts = append(p.Parts, d)

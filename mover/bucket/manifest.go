@@ -21,6 +21,7 @@ type Line struct {
 	Size     int64     `json:"size"`
 	Modified time.Time `json:"modified"`
 	ETag     string    `json:"etag"`             // at the source
+	Class    string    `json:"class,omitempty"`  // at the source
 	Target   string    `json:"target,omitempty"` // ETag at the target
 	Digest   string    `json:"digest,omitempty"` // objstore.ObjectDigest, in hex
 	Lost     []string  `json:"lost,omitempty"`
@@ -34,17 +35,22 @@ type Closing struct {
 	Bytes   int64  `json:"bytes"`
 	Others  int64  `json:"others"` // lines of objects that it has not
 	Root    string `json:"root"`   // BLAKE3 of all lines before, with their ends, in hex
+	// NotCarried is what is carried of no object, and Versions what the source keeps beside the objects; both for people.
+	NotCarried []string `json:"not_carried,omitempty"`
+	Versions   string   `json:"versions,omitempty"`
 }
 
-// Manifest writes one line of JSON for each object that the ledger knows, ascending by key, and a closing one. The same ledger gives the same bytes.
-func (l *Ledger) Manifest(w io.Writer) (Closing, error) {
+// Manifest writes one line of JSON for each object that the ledger knows, ascending by key, and a closing one, which also says what is carried of no object. The
+// same ledger gives the same bytes.
+func (l *Ledger) Manifest(w io.Writer, notCarried ...string) (Closing, error) {
 	h := blake3.New()
 	buf := bufio.NewWriter(w)
 	both := json.NewEncoder(io.MultiWriter(h, buf))
 	both.SetEscapeHTML(false)
-	out := Closing{Pass: l.State().Pass}
+	s := l.State()
+	out := Closing{Pass: s.Pass, NotCarried: notCarried, Versions: s.Versions.String()}
 	err := l.scan(span{}, func(key string, r Record) error {
-		line := Line{Outcome: r.Outcome.String(), Size: r.Size, Modified: r.Modified, ETag: r.ETag, Target: r.Target, Lost: r.Lost, Why: r.Why}
+		line := Line{Outcome: r.Outcome.String(), Size: r.Size, Modified: r.Modified, ETag: r.ETag, Class: r.Class, Target: r.Target, Lost: r.Lost, Why: r.Why}
 		if utf8.ValidString(key) {
 			line.Key = key
 		} else {

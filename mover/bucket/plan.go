@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"errors"
 	"time"
 
 	"github.com/moverd/mover/objstore"
@@ -8,10 +9,11 @@ import (
 
 // planner turns pages of a listing into units, by what the ledger knows.
 type planner struct {
-	ledger  *Ledger
-	filter  Filter
-	deletes bool   // what is gone at the source is deleted at the target
-	planned func() // units were added
+	ledger   *Ledger
+	filter   Filter
+	deletes  bool   // what is gone at the source is deleted at the target
+	refusals bool   // what was refused is tried again
+	planned  func() // units were added
 }
 
 const (
@@ -38,6 +40,7 @@ type plan struct {
 	items []Item
 	State // what to add to the counts
 	gone  []string
+	again []string // were refused
 }
 
 // take takes in a page: what is new or changed, or gone, becomes units, durable with how far the walk is.
@@ -55,7 +58,7 @@ func (p *planner) take(page listed) error {
 		} else {
 			w.missed(key, r)
 		}
-		if len(w.items)+len(w.gone) >= planAhead {
+		if len(w.items)+len(w.gone) >= planAhead { // again is among items
 			return w.write(key, false)
 		}
 		return nil
@@ -76,7 +79,9 @@ func (w *plan) found(e objstore.Entry, r Record, known bool) {
 		return
 	}
 	w.Listed, w.ListedBytes = w.Listed+1, w.ListedBytes+e.Size
-	if known && r.is(e) {
+	if tried := w.refusals && r.Outcome == Refused; known && r.is(e) && tried {
+		w.again = append(w.again, e.Key)
+	} else if known && r.is(e) {
 		w.Same, w.SameBytes = w.Same+1, w.SameBytes+e.Size
 		return
 	}
@@ -111,16 +116,8 @@ func (w *plan) write(upto string, end bool) error {
 				return err
 			}
 		}
-		for _, key := range w.gone {
-			r, found, err := w.ledger.record(key)
-			if err != nil || !found {
-				return err
-			}
-			c.stands(r, -1)
-			r.Outcome = Gone
-			if err := c.Set(objectKey(key), r.append(nil), nil); err != nil {
-				return err
-			}
+		if err := errors.Join(w.become(c, Gone, w.gone), w.become(c, Failed, w.again)); err != nil {
+			return err
 		}
 		c.Listed, c.ListedBytes, c.Left = c.Listed+w.Listed, c.ListedBytes+w.ListedBytes, c.Left+w.Left
 		c.Same, c.SameBytes = c.Same+w.Same, c.SameBytes+w.SameBytes
@@ -131,11 +128,28 @@ func (w *plan) write(upto string, end bool) error {
 		}
 		return w.ledger.walkAt(c, w.page.walk, upto)
 	})
-	w.items, w.gone, w.State = w.items[:0], w.gone[:0], State{}
+	w.items, w.gone, w.again, w.State = w.items[:0], w.gone[:0], w.again[:0], State{}
 	if err == nil && len(units) > 0 {
 		w.planned()
 	}
 	return err
+}
+
+// become changes the outcome of records.
+func (w *plan) become(c change, o Outcome, keys []string) error {
+	for _, key := range keys {
+		r, found, err := w.ledger.record(key)
+		if err != nil || !found {
+			return err
+		}
+		c.stands(r, -1)
+		r.Outcome = o
+		c.stands(r, 1)
+		if err := c.Set(objectKey(key), r.append(nil), nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // units cuts the items into units: large objects alone.

@@ -39,6 +39,7 @@ type Record struct {
 	Class    string    // at the source
 	Target   string    // ETag that the target has confirmed
 	Digest   digest.Digest
+	Marks    Marks
 	Lost     []string // what could not be carried with it, for people
 	Why      string
 }
@@ -48,7 +49,7 @@ func (r Record) is(e objstore.Entry) bool {
 	return r.Sure && (r.Outcome == Copied || r.Outcome == Refused) && r.Size == e.Size && r.ETag == e.ETag && r.Modified.Equal(e.Modified) && r.Class == e.Class
 }
 
-const recordVersion = 1
+const recordVersion = 2 // 1 had no marks
 
 // append encodes r.
 func (r Record) append(b []byte) []byte {
@@ -67,13 +68,14 @@ func (r Record) append(b []byte) []byte {
 	for _, s := range r.Lost {
 		b = appendText(b, s)
 	}
-	return b
+	return r.Marks.append(b)
 }
 
 // decodeRecord decodes what append has made.
 func decodeRecord(b []byte) (r Record, err error) {
 	d := decoder{b: b}
-	if v := d.byte(); d.err == nil && v != recordVersion {
+	v := d.byte()
+	if d.err == nil && (v < 1 || v > recordVersion) {
 		return r, fmt.Errorf("record of version %d: %w", v, sentinel.ErrCorrupt)
 	}
 	r.Outcome, r.Sure = Outcome(d.byte()), d.byte() == 1
@@ -82,6 +84,9 @@ func decodeRecord(b []byte) (r Record, err error) {
 	copy(r.Digest[:], d.take(digest.Size))
 	for n := d.uint(); n > 0 && d.err == nil; n-- {
 		r.Lost = append(r.Lost, d.text())
+	}
+	if v > 1 {
+		r.Marks = d.marks()
 	}
 	return r, d.end()
 }

@@ -54,8 +54,3 @@ func (l *Ledger) Sweep(ctx context.Context, to objstore.Store, cfg CopyConfig) (
 	}
 	return ended, others, nil
 }
-
-// unescape undoes escape.
-func unescape(key string) string {
-	return strings.NewReplacer("%2F", "/", "%2E", ".").Replace(key)
-}

@@ -30,6 +30,7 @@ type Progress struct {
 	ID    string
 	ETag  string // of the source's content
 	Size  int64  // of a part, but the last
+	Attrs uint64 // Marks.Attrs
 	Parts []Done
 }
 
@@ -60,6 +61,8 @@ type ItemResult struct {
 	Record Record
 	Delete bool  // it was deleted at the target
 	Sent   int64 // bytes that were moved for it
+
+	cause error // why it failed; for the worker alone
 }
 
 // PartResult is a part of an upload; number 0: the upload itself.
@@ -69,6 +72,7 @@ type PartResult struct {
 	Upload string
 	ETag   string // of the source's content
 	Size   int64  // of a part
+	Attrs  uint64 // Marks.Attrs
 	Part   Done
 }
 

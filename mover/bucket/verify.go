@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +18,11 @@ import (
 // VerifyConfig says how the target is compared with the ledger.
 type VerifyConfig struct {
 	To     objstore.Store
-	Copy   CopyConfig // how keys are spelled at the target
-	Read   bool       // read every object and digest it; else the listing's sizes and ETags
-	Width  int        // calls side by side; 16
+	From   objstore.Store // is asked with Read for attributes that were changed alone, which its listing does not show; nil: it is not
+	Copy   CopyConfig     // how keys are spelled at the target
+	Read   bool           // read every object and digest it, and compare its attributes; else the listing's sizes and ETags
+	Attrs  int            // without Read: of about so many objects the attributes are compared too
+	Width  int            // calls side by side; 16
 	Differ func(key, how string)
 }
 
@@ -28,6 +31,7 @@ type Verified struct {
 	Objects, Bytes int64 // that are what the ledger says
 	Differ         int64 // that are not, or are missing
 	Others         int64 // at the target, not of this flow
+	Attrs          int64 // whose attributes were compared
 }
 
 // Verify compares what the target has with the ledger.
@@ -35,11 +39,11 @@ func (l *Ledger) Verify(ctx context.Context, cfg VerifyConfig) (out Verified, er
 	if cfg.Width <= 0 {
 		cfg.Width = 16
 	}
-	v := &verifier{cfg: cfg, ledger: l, names: newCopier(nil, cfg.To, cfg.Copy)}
+	v := &verifier{cfg: cfg, ledger: l, names: newCopier(cfg.From, cfg.To, cfg.Copy)}
 	if cfg.Read {
 		err = v.read(ctx)
-	} else {
-		err = v.list(ctx)
+	} else if err = v.list(ctx); err == nil {
+		err = v.attributes(ctx)
 	}
 	return v.Verified, err
 }
@@ -49,7 +53,8 @@ type verifier struct {
 	ledger *Ledger
 	names  *copier
 
-	mu sync.Mutex // guards all below
+	mu     sync.Mutex // guards all below
+	sample map[string]Record
 	Verified
 }
 
@@ -97,29 +102,93 @@ func (v *verifier) list(ctx context.Context) error {
 				return v.head(ctx, key, name, r)
 			}
 			for len(next) > 0 && next[0].Key < name {
-				v.other()
+				if err := v.other(next[0].Key); err != nil {
+					return err
+				}
 				next = next[1:]
 			}
 			if len(next) == 0 || next[0].Key != name {
 				v.judge(key, r.Size, "it is missing")
 				return nil
 			}
-			v.judge(key, r.Size, differs(r, next[0]))
+			how := differs(r, next[0])
+			if how == "" {
+				v.pick(key, r)
+			}
+			v.judge(key, r.Size, how)
 			next = next[1:]
 			return nil
 		})
-		for range next {
-			v.other()
+		for _, e := range next {
+			err = errors.Join(err, v.other(e.Key))
 		}
 		return err
 	}
 	return l.run(ctx, []*walk{{id: 1}})
 }
 
-func (v *verifier) other() {
+// other takes in an object of the target that stands for no record by its name; one that is spelled otherwise there may be of the flow all the same.
+func (v *verifier) other(name string) error {
+	if rest := strings.TrimPrefix(name, v.cfg.Copy.ToPrefix); v.cfg.Copy.Escape && strings.Contains(rest, "%") {
+		r, found, err := v.ledger.record(v.cfg.Copy.FromPrefix + unescape(rest))
+		if err != nil || found && r.Target != "" {
+			return err
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.Others++
+	return nil
+}
+
+// pick puts an object into the sample, or not: by its name, so that all of the bucket have the same chance.
+func (v *verifier) pick(key string, r Record) {
+	if v.cfg.Attrs <= 0 {
+		return
+	}
+	all := uint64(max(1, v.ledger.State().Objects))
+	if d := digest.Sum([]byte(key)); all > uint64(v.cfg.Attrs) && binary.BigEndian.Uint64(d[:])%all >= uint64(v.cfg.Attrs) {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.sample == nil {
+		v.sample = map[string]Record{}
+	}
+	v.sample[key] = r
+}
+
+// attributes compares those of the sample.
+func (v *verifier) attributes(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(v.cfg.Width)
+	for key, r := range v.sample {
+		g.Go(func() error {
+			name, err := v.names.target(key)
+			if err != nil {
+				return err
+			}
+			how := "it is missing"
+			obj, err := v.cfg.To.Head(ctx, name)
+			if err == nil {
+				how, err = r.Marks.differ(ctx, v.cfg.To, obj)
+			}
+			if err != nil && !errors.Is(err, objstore.ErrNotFound) {
+				return err
+			}
+			v.mu.Lock()
+			v.Attrs++
+			if how != "" {
+				v.Objects, v.Bytes = v.Objects-1, v.Bytes-r.Size
+			}
+			v.mu.Unlock()
+			if how != "" {
+				v.judge(key, r.Size, how)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 func differs(r Record, e objstore.Entry) string {
@@ -157,19 +226,11 @@ func (v *verifier) read(ctx context.Context) error {
 			return err
 		}
 		g.Go(func() error {
-			d, n, err := v.digest(ctx, name)
-			switch {
-			case errors.Is(err, objstore.ErrNotFound):
-				v.judge(key, r.Size, "it is missing")
-			case err != nil:
+			how, err := v.whole(ctx, key, name, r)
+			if err != nil {
 				return err
-			case n != r.Size:
-				v.judge(key, r.Size, fmt.Sprintf("it has %d bytes, not %d", n, r.Size))
-			case d != r.Digest:
-				v.judge(key, r.Size, fmt.Sprintf("its digest is %s, not %s", d.Short(), r.Digest.Short()))
-			default:
-				v.judge(key, r.Size, "")
 			}
+			v.judge(key, r.Size, how)
 			return nil
 		})
 		return ctx.Err()
@@ -180,40 +241,89 @@ func (v *verifier) read(ctx context.Context) error {
 	return err
 }
 
+// Beside looks at every object of the source that was copied for attributes that were changed alone, which its listing does not show.
+func (l *Ledger) Beside(ctx context.Context, cfg VerifyConfig) (out Verified, err error) {
+	if cfg.Width <= 0 {
+		cfg.Width = 16
+	}
+	v := &verifier{cfg: cfg, ledger: l, names: newCopier(cfg.From, cfg.To, cfg.Copy)}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(cfg.Width)
+	err = l.scan(span{}, func(key string, r Record) error {
+		if r.Outcome == Copied {
+			g.Go(func() error {
+				how, err := v.names.changed(ctx, key, r)
+				if err == nil {
+					v.judge(key, r.Size, how)
+				}
+				return err
+			})
+		}
+		return ctx.Err()
+	})
+	if e := g.Wait(); e != nil {
+		err = e
+	}
+	return v.Verified, err
+}
+
+// whole reads an object, and compares all that is known of it; how: what is wrong with it.
+func (v *verifier) whole(ctx context.Context, key, name string, r Record) (how string, err error) {
+	obj, d, n, err := v.digest(ctx, name)
+	switch {
+	case errors.Is(err, objstore.ErrNotFound):
+		return "it is missing", nil
+	case err != nil:
+		return "", err
+	case n != r.Size:
+		return fmt.Sprintf("it has %d bytes, not %d", n, r.Size), nil
+	case d != r.Digest:
+		return fmt.Sprintf("its digest is %s, not %s", d.Short(), r.Digest.Short()), nil
+	}
+	obj.Key = name
+	if how, err = r.Marks.differ(ctx, v.cfg.To, obj); err == nil && how == "" && v.cfg.From != nil {
+		how, err = v.names.changed(ctx, key, r)
+	}
+	v.mu.Lock()
+	v.Attrs++
+	v.mu.Unlock()
+	return how, err
+}
+
 // digest is that of an object as the target has it, who reads it itself where it can: then no byte comes back over the line.
-func (v *verifier) digest(ctx context.Context, name string) (digest.Digest, int64, error) {
+func (v *verifier) digest(ctx context.Context, name string) (objstore.Object, digest.Digest, int64, error) {
 	if far, ok := v.cfg.To.(objstore.Summer); ok {
-		if d, n, err := sumAt(ctx, far, name); !errors.Is(err, objstore.ErrNotSupported) {
-			return d, n, err
+		if obj, d, n, err := sumAt(ctx, far, name); !errors.Is(err, objstore.ErrNotSupported) {
+			return obj, d, n, err
 		}
 	}
-	_, body, err := v.cfg.To.Get(ctx, name, objstore.GetOptions{})
+	obj, body, err := v.cfg.To.Get(ctx, name, objstore.GetOptions{})
 	if err != nil {
-		return digest.Unknown, 0, err
+		return obj, digest.Unknown, 0, err
 	}
 	defer body.Close()
 	var d objstore.Digester
 	n, err := io.Copy(&d, body)
 	if err != nil {
-		return digest.Unknown, n, err
+		return obj, digest.Unknown, n, err
 	}
-	return objstore.ObjectDigest(d.Blocks()), n, nil
+	return obj, objstore.ObjectDigest(d.Blocks()), n, nil
 }
 
 // sumStretch is what a store reads in one call: an answer that is lost costs no more.
 const sumStretch = 1 << 30
 
 // sumAt has a store digest an object, in one state of it.
-func sumAt(ctx context.Context, far objstore.Summer, name string) (digest.Digest, int64, error) {
+func sumAt(ctx context.Context, far objstore.Summer, name string) (objstore.Object, digest.Digest, int64, error) {
 	var all []digest.Digest
 	for o := (objstore.GetOptions{Len: sumStretch}); ; o.Off += sumStretch {
 		obj, blocks, err := far.Sum(ctx, name, o)
 		if err != nil {
-			return digest.Unknown, 0, err
+			return obj, digest.Unknown, 0, err
 		}
 		all = append(all, blocks...)
 		if o.Off+sumStretch >= obj.Size {
-			return objstore.ObjectDigest(all), obj.Size, nil
+			return obj, objstore.ObjectDigest(all), obj.Size, nil
 		}
 		o.IfTag = obj.ETag
 	}

@@ -152,10 +152,8 @@ func (w *Worker) item(ctx, of context.Context, t *teller, unit uint64, it Item) 
 	if err != nil {
 		return err
 	}
-	if r.Record.Outcome != Failed {
-		w.failing.Store(0)
-	} else if n := w.failing.Add(1); n >= mostFailing { // not of this object, it seems; what is told no more is tried again
-		return fmt.Errorf("%d objects in a row could not be copied, the last one: %s: %w", n, r.Record.Why, objstore.ErrTransient)
+	if err := w.judge(ctx, r.cause); err != nil {
+		return err // what is told no more is tried again
 	}
 	w.done.Add(1)
 	r.Unit = unit
@@ -165,4 +163,24 @@ func (w *Worker) item(ctx, of context.Context, t *teller, unit uint64, it Item) 
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// judge gives an error when so many objects failed in a row that it is not of the objects, it seems. Objects that the source does not give, as the keys of another
+// account or a customer's encryption make them, are of the objects, however many there are.
+func (w *Worker) judge(ctx context.Context, cause error) error {
+	ofTarget, denied := errors.Is(cause, errTarget), errors.Is(cause, objstore.ErrDenied)
+	if cause == nil {
+		w.failing.Store(0)
+	}
+	if !ofTarget && !denied && !objstore.Retryable(cause) || w.failing.Add(1) < mostFailing {
+		return nil
+	}
+	if denied && !ofTarget {
+		w.failing.Store(0)
+		if _, err := w.cfg.From.List(ctx, objstore.Query{Prefix: w.cfg.Copy.FromPrefix, Max: 1}); err != nil {
+			return fmt.Errorf("%d objects in a row could not be read, the last one: %w", mostFailing, errors.Join(cause, err))
+		}
+		return nil
+	}
+	return fmt.Errorf("%d objects in a row could not be copied, the last one: %w: %w", w.failing.Load(), cause, objstore.ErrTransient)
 }
