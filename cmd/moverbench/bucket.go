@@ -15,7 +15,7 @@ import (
 
 func bucketCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bucket", Short: "workloads of bucket flows"}
-	cmd.AddCommand(bucketSoak(), bucketWorkers(), bucketCompare(), bucketFlat(), bucketChild())
+	cmd.AddCommand(bucketSoak(), bucketWorkers(), bucketCompare(), bucketFlat(), bucketCutover(), bucketChild())
 	return cmd
 }
 
@@ -65,6 +65,32 @@ func bucketWorkers() *cobra.Command {
 	f.IntVar(&o.Most, "most", 8, "objects under way in a worker")
 	f.IntVar(&o.Workers, "workers", 4, "worker processes")
 	f.IntVar(&o.Repeat, "repeat", 3, "repetitions")
+	f.StringVar(&out, "results", "", "file for the results, JSON lines")
+	return cmd
+}
+
+func bucketCutover() *cobra.Command {
+	var o buckets.CutoverOptions
+	var out string
+	cmd := &cobra.Command{Use: "cutover", Short: "move buckets of a real Ceph RGW under a live writer, cut over, and have both ends judged by others too", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Bin, err = bin(); err != nil {
+				return err
+			}
+			if o.Out = cmd.OutOrStdout(); out != "" {
+				if o.Results, err = bench.NewResults(out); err != nil {
+					return err
+				}
+			}
+			return buckets.Cutover(cmd.Context(), o)
+		}}
+	f := cmd.Flags()
+	f.StringVar(&o.Work, "work", "/var/tmp", "folder for the servers and the daemon's state")
+	f.IntVar(&o.Runs, "runs", 10, "runs")
+	f.Uint64Var(&o.Seed, "seed", 1, "of the first run")
+	f.IntVar(&o.Objects, "objects", 1500, "at the beginning")
+	f.IntVar(&o.Writers, "writers", 4, "writing side by side")
+	f.StringSliceVar(&o.Targets, "targets", []string{"rgw", "bos"}, "kinds of target, in turn")
 	f.StringVar(&out, "results", "", "file for the results, JSON lines")
 	return cmd
 }
