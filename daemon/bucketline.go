@@ -53,7 +53,7 @@ type paced struct {
 }
 
 // newPaced makes the pace of a flow; wants is asked while its run goes on.
-func newPaced(c *config.Source, f config.BucketFlow, o Options, wants func() (shape.Class, int64)) (*paced, error) {
+func newPaced(c *config.Source, f config.BucketFlow, log *Log, wants func() (shape.Class, int64)) (*paced, error) {
 	p := &paced{own: shape.NewPacer(rateOf(f))}
 	p.rate.Store(int64(f.Limits.Rate))
 	if !c.Straight(f) {
@@ -68,7 +68,7 @@ func newPaced(c *config.Source, f config.BucketFlow, o Options, wants func() (sh
 	if i := slices.IndexFunc(paths, func(p uplink.Path) bool { return p.Name == f.Link }); i >= 0 {
 		way = paths[i]
 	}
-	p.past = uplink.NewPast(uplink.Config{Flow: f.Name, Agent: "moverd/" + version.String(), Paths: []uplink.Path{way}, Log: o.Log.With("flow", f.Name)}, wants)
+	p.past = uplink.NewPast(uplink.Config{Flow: f.Name, Agent: "moverd/" + version.String(), Paths: []uplink.Path{way}, Log: log.With("flow", f.Name)}, wants)
 	return p, nil
 }
 
@@ -88,17 +88,8 @@ func (p *paced) pace(ctx context.Context, n int) error {
 	return p.past.Pace(ctx, n)
 }
 
-// all is how many bytes a second all workers of the flow together may send, which those on other machines cannot know: its own rate, and its lease. 0: as many as they can.
-func (p *paced) all() int64 {
-	all := p.rate.Load()
-	if p.past == nil {
-		return all
-	}
-	if lease := p.past.Status().Rate; lease >= 0 && (all == 0 || lease < all) {
-		return max(1, lease)
-	}
-	return all
-}
+// all is how many bytes a second all workers of the flow together may send, by its own rate; 0: as many as they can. Of a line that it shares each process has its own lease.
+func (p *paced) all() int64 { return p.rate.Load() }
 
 // line is what the flow shows of its lease; nil: it has none.
 func (p *paced) line() func() mover.LinkStatus {

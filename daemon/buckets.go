@@ -68,7 +68,7 @@ func openBuckets(o Options, here machine) (_ *buckets, err error) {
 		flow := &bucketFlow{o: o, c: f, c0: c, here: here, keys: b.keys}
 		cfg, err := flow.config(filepath.Join(home, f.Name))
 		if err == nil {
-			flow.paced, err = newPaced(c, f, o, func() (shape.Class, int64) { return flow.Flow.Wants() })
+			flow.paced, err = newPaced(c, f, o.Log, func() (shape.Class, int64) { return flow.Flow.Wants() })
 		}
 		if err == nil {
 			cfg.Dial, cfg.Copy.Pace, cfg.Rate, cfg.Line = b.dial, flow.pace, flow.all, flow.line()
@@ -93,7 +93,7 @@ func (f *bucketFlow) config(home string) (bucket.FlowConfig, error) {
 	cfg := bucket.FlowConfig{
 		Name: c.Name, Dir: home, Identity: from + " to " + to, From: from, To: to, Filter: filter, Deletes: c.Deletes == "follow", Claim: c.Claim,
 		Interval: time.Duration(c.Interval), Objects: c.Limits.Objects, Log: f.o.Log.With("flow", c.Name), Counts: f.counts, Open: f.open, Note: f.o.Log.note,
-		Copy: copyOf(c), Moves: moves(c), Workers: append([]string{}, c.Workers...),
+		Copy: copyOf(c), Moves: moves(f.c0, c), Workers: append([]string{}, c.Workers...),
 	}
 	if len(c.Cutover.StopHook) > 0 {
 		cfg.Stopper = &bucketStopper{c: c, run: string(f.c0.Run), o: f.o}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 	"github.com/moverd/mover/mover/bucket"
 	"github.com/moverd/mover/objstore"
 	"github.com/moverd/mover/objstore/retry"
+	"github.com/moverd/mover/shape"
 	"github.com/moverd/mover/wire"
 )
 
@@ -74,12 +76,12 @@ func copyOf(c config.BucketFlow) bucket.CopyConfig {
 }
 
 // moves says what a flow moves where and how, and by which version: source and worker have to say the same.
-func moves(c config.BucketFlow) string {
+func moves(s *config.Source, c config.BucketFlow) string {
 	text := fmt.Sprintf("%s to %s, by moverd %s", describe(c.From), describe(c.To), version.String())
 	for _, o := range []struct {
 		on   bool
 		what string
-	}{{c.Class != "", "class " + c.Class}, {c.EscapeKeys, "escape-keys"}, {c.Grants, "grants"}, {!c.Tags, "no tags"}, {c.Modified, "keep-modified"}} {
+	}{{c.Class != "", "class " + c.Class}, {c.EscapeKeys, "escape-keys"}, {c.Grants, "grants"}, {!c.Tags, "no tags"}, {c.Modified, "keep-modified"}, {s.Straight(c), "over the gateway's line"}} {
 		if o.on {
 			text += ", " + o.what
 		}
@@ -95,6 +97,8 @@ type workerFlow struct {
 	queue *wire.Queue
 	keys  *keyring
 	log   *Log
+	paced *paced
+	now   *atomic.Pointer[bucket.Worker] // that works; nil: none
 }
 
 // RunWorker is a worker's life; nil when ctx ended it.
@@ -121,8 +125,12 @@ func RunWorker(ctx context.Context, o Options) error {
 	keys := newKeyring(o.Log.Logger)
 	g, gctx := errgroup.WithContext(ctx)
 	for _, f := range c.Buckets {
-		w := &workerFlow{f, c.Source(), c.Queue.URL, queue, keys, o.Log}
+		w, err := newWorkerFlow(f, c, queue, keys, o.Log)
+		if err != nil {
+			return errors.Join(err, keys.close())
+		}
 		g.Go(func() error { return w.run(gctx) })
+		g.Go(func() error { return w.paced.run(gctx) })
 	}
 	o.Log.Info("ready", "role", Worker, "name", queue.Name.String(), "version", version.String(), "queue", c.Queue.URL, "config", o.File)
 	notify("READY=1")
@@ -132,6 +140,20 @@ func RunWorker(ctx context.Context, o Options) error {
 	err = g.Wait()
 	notify("STOPPING=1")
 	return errors.Join(err, keys.close())
+}
+
+// newWorkerFlow makes one. Its part of the flow's rate is told by the source; a lease of the gateway's line it has itself.
+func newWorkerFlow(f config.BucketFlow, c *config.Worker, queue *wire.Queue, keys *keyring, log *Log) (*workerFlow, error) {
+	w := &workerFlow{f, c.Source(), c.Queue.URL, queue, keys, log, nil, &atomic.Pointer[bucket.Worker]{}}
+	f.Limits.Rate = 0
+	var err error
+	w.paced, err = newPaced(w.s, f, log, func() (shape.Class, int64) {
+		if now := w.now.Load(); now != nil {
+			return now.Wants()
+		}
+		return 0, 0
+	})
+	return w, err
 }
 
 // alone holds the worker's name on this machine for as long as this process lives: who has it knows that no other process of the name is alive (C20).
@@ -195,17 +217,29 @@ func (f *workerFlow) work(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	w, err := bucket.NewWorker(bucket.WorkerConfig{Flow: bucket.QueueName(f.c.Name), Name: f.queue.Name.String(), Host: host, Moves: moves(f.c), Sole: true, From: from, To: to,
-		Copy: copyOf(f.c), Most: f.c.Limits.Objects, Log: f.log.With("flow", f.c.Name)}, nc)
+	how := copyOf(f.c)
+	how.Pace = f.paced.pace
+	w, err := bucket.NewWorker(bucket.WorkerConfig{Flow: bucket.QueueName(f.c.Name), Name: f.queue.Name.String(), Host: host, Moves: moves(f.s, f.c), Sole: true, From: from, To: to,
+		Copy: how, Most: f.c.Limits.Objects, Log: f.log.With("flow", f.c.Name)}, nc)
 	if err != nil {
 		return err
 	}
+	f.now.Store(w)
+	defer f.now.Store(nil)
 	f.log.Info("works for the flow", "flow", f.c.Name, "server", nc.ConnectedAddr())
 	return w.Run(ctx)
 }
 
 func (f *workerFlow) open(e config.End, source bool) (objstore.Store, error) {
-	s, _, err := driver(e, f.s, f.keys, reach{}, source)
+	var by reach
+	var err error
+	if !source {
+		by, err = f.paced.reach(f.s, f.c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, _, err := driver(e, f.s, f.keys, by, source)
 	if err != nil {
 		return nil, err
 	}

@@ -87,8 +87,27 @@ func (w *workplace) worker(name, dir string, flow config.BucketFlow) *workerFlow
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c := &config.Worker{Buckets: []config.BucketFlow{flow}}
-	return &workerFlow{flow, c.Source(), []string{"nats://" + w.buckets.queue.Address()}, q, w.buckets.keys, NewLog(w.t.Output(), nil)}
+	c := &config.Worker{Queue: config.Queue{URL: []string{"nats://" + w.buckets.queue.Address()}}, Buckets: []config.BucketFlow{flow}}
+	f, err := newWorkerFlow(flow, c, q, w.buckets.keys, NewLog(w.t.Output(), nil))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return f
+}
+
+// A worker whose config does not say that the flow crosses the gateway's line is refused: it would send there as much as it can.
+func TestWorkerOnALine(t *testing.T) {
+	var f config.BucketFlow
+	f.Defaults()
+	f.From, f.To = config.End{Dir: &config.DirEnd{Path: "/srv"}}, config.End{BOS: &config.BOSEnd{Endpoint: "bj.bcebos.com", Bucket: "photos"}}
+	source := &config.Source{Gateway: config.Dial{Address: "gw.example:9465"}}
+	with, without := (&config.Worker{Gateway: source.Gateway}).Source(), (&config.Worker{}).Source()
+	if a, b := moves(source, f), moves(with, f); a != b || !strings.HasSuffix(a, ", over the gateway's line") {
+		t.Errorf("source %q, worker %q", a, b)
+	}
+	if a, b := moves(source, f), moves(without, f); a == b {
+		t.Errorf("source and worker say %q", a)
+	}
 }
 
 func (w *workplace) bucket() *mover.Bucket { return w.buckets.flows[0].Status().Bucket }

@@ -274,6 +274,13 @@ func (c *Config) derive() {
 			}
 		}
 	}
+	if w := c.Worker; w != nil {
+		if w.Gateway.Address == "" {
+			w.Gateway = Dial{}
+		} else if w.Gateway.Name == "" {
+			w.Gateway.Name = hostOf(w.Gateway.Address)
+		}
+	}
 	if g := c.Gateway; g != nil && g.Socket == "" {
 		g.Socket = g.Run + "/gateway.sock"
 	}

@@ -189,17 +189,17 @@ func (v *validator) rate(key string, r Rate) {
 	}
 }
 
-func (v *validator) links(s *Source) {
+func (v *validator) links(section string, s *Source) {
 	names := map[string]int{}
 	if n := len(s.Links); n > 4 {
-		v.bad("source.links", "has %d links, at most 4 are allowed", n)
+		v.bad(section+".links", "has %d links, at most 4 are allowed", n)
 	} else if n > 0 && s.Gateway.Connections+n > wire.MaxConns {
-		v.bad("source.gateway.connections", "%d and one for each of %d links are more than %d", s.Gateway.Connections, n, wire.MaxConns)
+		v.bad(section+".gateway.connections", "%d and one for each of %d links are more than %d", s.Gateway.Connections, n, wire.MaxConns)
 	}
 	for i, l := range s.Links {
-		key := fmt.Sprintf("source.links[%d]", i)
+		key := fmt.Sprintf("%s.links[%d]", section, i)
 		v.name(key+".name", l.Name)
-		v.once(key+".name", "name", l.Name, i, "source.links", names)
+		v.once(key+".name", "name", l.Name, i, section+".links", names)
 		v.among(key+".kind", l.Kind, "dedicated", "vpn")
 		if l.Address != "" {
 			v.address(key+".address", l.Address, "10.0.0.7:9465")

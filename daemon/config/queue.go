@@ -35,15 +35,17 @@ type Worker struct {
 	LogLevel string       `yaml:"log-level"`
 	Queue    Queue        `yaml:"queue"`
 	Regions  []string     `yaml:"regions,omitempty,flow"`
-	Buckets  []BucketFlow `yaml:"buckets"` // as at the source
+	Gateway  Dial         `yaml:"gateway,omitempty"` // as at the source, where flows share a line of it
+	Links    []Link       `yaml:"links,omitempty"`   // ways to the gateway; none: what the routes say
+	Buckets  []BucketFlow `yaml:"buckets"`           // as at the source
 }
 
 // Defaults are those of moverd.yaml(5).
-func (w *Worker) Defaults() { w.LogLevel = "info" }
+func (w *Worker) Defaults() { *w = Worker{LogLevel: "info", Gateway: Dial{Connections: 1}} }
 
 // Source is a source with the same flows, as far as a worker is concerned.
 func (w *Worker) Source() *Source {
-	s := &Source{Regions: w.Regions}
+	s := &Source{Regions: w.Regions, Gateway: w.Gateway, Links: w.Links}
 	for _, f := range w.Buckets {
 		f.Cutover = BucketCutover{} // its hooks are of the source's machine
 		s.Buckets = append(s.Buckets, f)
@@ -64,6 +66,10 @@ func (v *validator) worker(w *Worker) {
 	default:
 		v.queue("worker.queue", w.Queue)
 	}
+	if w.Gateway.Address != "" {
+		v.dial("worker.gateway", w.Gateway)
+	}
+	v.links("worker", w.Source())
 	v.bucketsOf("worker", w.Source(), nil)
 }
 

@@ -55,7 +55,7 @@ func (v *validator) source(s *Source) {
 	if s.Sharing() > 0 { // a host that moves only buckets needs no gateway
 		v.dial("source.gateway", s.Gateway)
 	}
-	v.links(s)
+	v.links("source", s)
 	v.limits("source.limits", s.Limits)
 	v.among("source.compression", s.Compression, "auto", "off", "fastest", "default", "better", "best")
 	v.among("source.tracking.method", s.Tracking.Method, "auto", "ebpf", "scan")
@@ -195,7 +195,7 @@ func (v *validator) name(key, s string) {
 		what = "flow"
 		if strings.HasPrefix(key, "source.groups[") {
 			what = "group"
-		} else if strings.HasPrefix(key, "source.links[") {
+		} else if strings.Contains(key, ".links[") {
 			what = "link"
 		} else if strings.HasPrefix(key, "gateway.lines[") {
 			what = "line"

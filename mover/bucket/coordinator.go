@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/moverd/mover/objstore"
+	"github.com/moverd/mover/shape"
 )
 
 // Config is a bucket flow.
@@ -39,6 +40,8 @@ type Config struct {
 	Workers []string
 	// Rate is how many bytes a second all workers together may send; 0, or nil: as many as they can.
 	Rate func() int64
+	// Class is what the flow sends for now; may be nil.
+	Class func() shape.Class
 	// Linger is how long a request may still be done after its sender has given it up, or died; 30 s.
 	Linger time.Duration
 

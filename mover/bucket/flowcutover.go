@@ -18,8 +18,7 @@ const (
 // Cutover stops the writers, or relies upon that they stand still, runs final passes until one has copied all that it found, and compares both ends. From then on the
 // flow is done. When ctx ends before, or anything fails, the writers go on and so does the flow (C19).
 func (f *Flow) Cutover(ctx context.Context, o VerifyOptions, progress func(mover.Progress)) (*mover.Report, error) {
-	f.hurry.Add(1) // so does the pass that is waited for
-	defer f.hurry.Add(-1)
+	defer f.hasten(func() { f.hurry.Add(1) }, func() { f.hurry.Add(-1) })() // with the pass that is waited for
 	if err := f.hold(ctx); err != nil {
 		return nil, err
 	}
@@ -44,9 +43,9 @@ func (f *Flow) Cutover(ctx context.Context, o VerifyOptions, progress func(mover
 		return r.end(err)
 	}
 	stopped := time.Now()
-	f.still.Store(true)
+	moving := f.hasten(func() { f.still.Store(true) }, func() { f.still.Store(false) })
 	err := c.stopped(ctx)
-	f.still.Store(false)
+	moving()
 	r.Pause = time.Since(stopped).Seconds()
 	if err != nil && f.cfg.Stopper != nil {
 		err = errors.Join(err, f.cfg.Stopper.Start())

@@ -31,6 +31,31 @@ func (f *Flow) Wants() (class shape.Class, backlog int64) {
 	return class, backlog
 }
 
+func (f *Flow) class() shape.Class {
+	class, _ := f.Wants()
+	return class
+}
+
+// hasten notes that the flow sends for a cutover, or for one whose writers stand still, until done; its workers hear of it at once.
+func (f *Flow) hasten(note func(), undo func()) (done func()) {
+	note()
+	f.mu.Lock()
+	chief := f.chief
+	f.mu.Unlock()
+	if chief != nil {
+		chief.hurry()
+	}
+	return undo
+}
+
+// Wants is what the worker would send over its line now, as far as it has been told.
+func (w *Worker) Wants() (class shape.Class, backlog int64) {
+	if w.under.Load() == 0 {
+		return 0, 0
+	}
+	return max(shape.Bulk, min(shape.Class(w.class.Load()), shape.Final)), 0
+}
+
 // onLine adds what the flow may use of its line, and whether it stands still for it.
 func (f *Flow) onLine(s *mover.Status) {
 	if f.cfg.Line == nil {

@@ -56,7 +56,7 @@ func (f *Flow) open(ctx context.Context) (err error) {
 		return fmt.Errorf("queue: %w", err)
 	}
 	cfg := Config{Name: QueueName(f.cfg.Name), From: s.from, To: s.to, Prefix: f.cfg.Copy.FromPrefix, Filter: f.cfg.Filter, Deletes: f.cfg.Deletes,
-		Flow: f.cfg.Moves, Workers: f.cfg.Workers, Rate: f.cfg.Rate, Log: f.log}
+		Flow: f.cfg.Moves, Workers: f.cfg.Workers, Rate: f.cfg.Rate, Class: f.class, Log: f.log}
 	if s.coordinator, err = NewCoordinator(cfg, l, s.nc); err != nil {
 		return err
 	}

@@ -118,9 +118,12 @@ func (c *Coordinator) alive(_ context.Context, worker string, b []byte) (any, er
 	if err := c.ended(a); err != nil {
 		return nil, err
 	}
+	h := Heard{Share: noRate}
+	if c.cfg.Class != nil {
+		h.Class = uint8(c.cfg.Class())
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h := Heard{Share: noRate}
 	if c.cfg.Rate != nil {
 		h.Share = c.shares.share(a.Who, a.Use, c.cfg.Rate(), c.cfg.pulse.lease, time.Now())
 	}
@@ -145,6 +148,9 @@ func (c *Coordinator) alive(_ context.Context, worker string, b []byte) (any, er
 	}
 	return h, nil
 }
+
+// hurry has all workers ask at once, for what they hear has changed.
+func (c *Coordinator) hurry() { c.queue.say("who", true) }
 
 // seen notes a worker. mu is held.
 func (c *Coordinator) seen(a Alive) {

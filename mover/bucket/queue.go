@@ -246,6 +246,7 @@ type Heard struct {
 	Lost    []uint64
 	Refused string // why the worker may not work
 	Share   int64  // of the flow's rate, bytes a second; noRate: without a bound
+	Class   uint8  // what the flow sends for now: a shape.Class
 }
 
 // hear calls f with every message of a subject until the subscription ends.

@@ -219,6 +219,7 @@ func (t *teller) present(ctx context.Context) (bool, error) {
 	}
 	t.mu.Unlock()
 	w.pacer.set(h.Share)
+	w.class.Store(uint32(h.Class))
 	w.lease.renew(asked)
 	return true, nil
 }

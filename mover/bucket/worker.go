@@ -45,6 +45,8 @@ type Worker struct {
 	results chan ItemResult
 	failing atomic.Int64 // objects in a row
 	done    atomic.Int64 // objects
+	under   atomic.Int64 // objects under way
+	class   atomic.Uint32
 }
 
 const (
@@ -138,6 +140,8 @@ func (w *Worker) units(ctx context.Context, t *teller, work func(u Unit, of cont
 
 // item copies one object and hands on what became of it.
 func (w *Worker) item(ctx, of context.Context, t *teller, unit uint64, it Item) error {
+	w.under.Add(1)
+	defer w.under.Add(-1)
 	r, err := w.copy.copy(of, it, func(p PartResult) error {
 		var ok bool
 		p.Unit = unit

@@ -150,8 +150,10 @@ func rate(got *atomic.Int64, d time.Duration) float64 {
 // What is sent past the gateway is as much as it grants, also when that changes, and the gateway is told all of it. When it cannot be asked, the safe share holds, and
 // what went meanwhile is told afterwards.
 func TestPastKeepsToItsLease(t *testing.T) {
+	t.Parallel()
 	for name, size := range map[string]int{"small": 10 << 10, "large": 3 << 20} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := &teller{shares: true}
 			g.rate.Store(8 << 20)
 			p := g.past(t, 512<<10, shape.Delta)
@@ -197,6 +199,7 @@ func TestPastKeepsToItsLease(t *testing.T) {
 
 // At rate 0 nothing begins, and what has begun goes on slowly.
 func TestPastStandsStill(t *testing.T) {
+	t.Parallel()
 	g := &teller{shares: true}
 	p := g.past(t, 1<<20, shape.Bulk)
 	for end := time.Now().Add(5 * time.Second); !p.Status().Leased && time.Now().Before(end); {
