@@ -198,13 +198,13 @@ func TestSTSRenewed(t *testing.T) {
 	keys := session.New(session.Config{Issuer: r.sts(bos.STSConfig{Endpoint: url, Credentials: bob, Account: "alice", Role: "mover", Duration: 2 * time.Second})})
 	defer keys.Close()
 	s := r.store(bos.Config{Credentials: keys})
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2200 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if _, err := s.Put(r.ctx, "k", objstore.Bytes([]byte("x")), objstore.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := r.emu.Counts()["AssumeRole"]; n < 2 || n > 9 {
-		t.Errorf("%d sessions in 3 s", n)
+		t.Errorf("%d sessions in 2.2 s", n)
 	}
 
 	long := session.New(session.Config{Issuer: r.sts(bos.STSConfig{Endpoint: url, Credentials: alice})})
