@@ -22,37 +22,24 @@ func (c *checks) bucket(ctx context.Context, s *config.Source, f config.BucketFl
 	keys := newKeyring(slog.New(slog.DiscardHandler))
 	defer func() { _ = keys.close() }()
 	for i, e := range []config.End{f.From, f.To} {
-		if err := c.end(ctx, what, s, keys, f, e, i == 0); err != nil {
+		flow := &bucketFlow{o: Options{Log: &Log{Logger: slog.New(slog.DiscardHandler)}}, c: f, c0: s, keys: keys}
+		if err := c.end(ctx, what, flow, e, i == 0); err != nil {
 			c.bad(what, fmt.Errorf("%s: %w", []string{"from", "to"}[i], err))
 		}
 	}
 }
 
-func (c *checks) end(ctx context.Context, what string, s *config.Source, keys *keyring, f config.BucketFlow, e config.End, source bool) error {
+func (c *checks) end(ctx context.Context, what string, f *bucketFlow, e config.End, source bool) error {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	store, regions, err := driver(e, s, keys, reach{}, true)
+	store, regions, err := f.store(ctx, e, reach{}, true)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if err := objstore.Located(ctx, store, regions, "source.regions"); err != nil {
-		return err
-	}
-	p, err := store.List(ctx, objstore.Query{Prefix: e.Prefix(), Max: 1})
+	p, err := c.answers(ctx, what, store, regions, "source.regions", e, source, f.c.Claim)
 	if err != nil {
 		return err
-	}
-	if p := e.Prefix(); p != "" && !strings.HasSuffix(p, "/") {
-		c.note(what, "the prefix %q of %s does not end with a slash: it is the beginning of names, not a folder", p, describe(e))
-	}
-	switch some := len(p.Entries) > 0; {
-	case source && !some:
-		c.note(what, "%s lists nothing: if there should be something, look at the bucket's name and the prefix %q", describe(e), e.Prefix())
-	case !source && some && !f.Claim:
-		c.note(what, "%s is not empty: unless this flow has filled it, it is refused without claim: true", describe(e))
-	default:
-		c.ok(what, "%s answers", describe(e))
 	}
 	if !source {
 		return nil
@@ -67,7 +54,29 @@ func (c *checks) end(ctx context.Context, what string, s *config.Source, keys *k
 	if len(p.Entries) == 0 {
 		return nil
 	}
-	return readable(ctx, store, p.Entries[0].Key, f)
+	return readable(ctx, store, p.Entries[0].Key, f.c)
+}
+
+// answers looks at a store that is open.
+func (c *checks) answers(ctx context.Context, what string, store objstore.Store, regions []string, by string, e config.End, source, claim bool) (p objstore.Page, err error) {
+	if err := objstore.Located(ctx, store, regions, by); err != nil {
+		return p, err
+	}
+	if p, err = store.List(ctx, objstore.Query{Prefix: e.Prefix(), Max: 1}); err != nil {
+		return p, err
+	}
+	if p := e.Prefix(); p != "" && !strings.HasSuffix(p, "/") {
+		c.note(what, "the prefix %q of %s does not end with a slash: it is the beginning of names, not a folder", p, describe(e))
+	}
+	switch some := len(p.Entries) > 0; {
+	case source && !some:
+		c.note(what, "%s lists nothing: if there should be something, look at the bucket's name and the prefix %q", describe(e), e.Prefix())
+	case !source && some && !claim:
+		c.note(what, "%s is not empty: unless this flow has filled it, it is refused without claim: true", describe(e))
+	default:
+		c.ok(what, "%s answers", describe(e))
+	}
+	return p, nil
 }
 
 // readable tries whether what is carried of an object may be read.
@@ -86,4 +95,28 @@ func readable(ctx context.Context, s objstore.Store, key string, f config.Bucket
 		}
 	}
 	return nil
+}
+
+// gatewayBuckets looks at the stores of bucket flows that come by this gateway. Nothing is written.
+func (c *checks) gatewayBuckets(ctx context.Context, g *config.Gateway) {
+	keys := newKeyring(slog.New(slog.DiscardHandler))
+	defer func() { _ = keys.close() }()
+	for _, b := range g.Buckets {
+		what := "bucket flow " + b.Key()
+		if err := c.gatewayBucket(ctx, what, g, b, keys); err != nil {
+			c.bad(what, err)
+		}
+	}
+}
+
+func (c *checks) gatewayBucket(ctx context.Context, what string, g *config.Gateway, b config.GatewayBucket, keys *keyring) error {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	store, regions, err := driver(b.Store, g.Allowed(), keys, reach{}, true)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	_, err = c.answers(ctx, what, store, regions, "gateway.regions", b.Store, false, true) // whether it may have objects is the source's business
+	return err
 }

@@ -49,6 +49,8 @@ func (r reach) transport(pool *x509.CertPool) http.RoundTripper {
 type paced struct {
 	own  *shape.Pacer
 	past *uplink.Past // may be nil
+	way  uplink.Path  // to the gateway, where past is not nil
+	far  bool         // the flow goes by the gateway: what is sent waits on its connections
 	rate atomic.Int64 // of the config; 0: none
 }
 
@@ -56,7 +58,7 @@ type paced struct {
 func newPaced(c *config.Source, f config.BucketFlow, log *Log, wants func() (shape.Class, int64)) (*paced, error) {
 	p := &paced{own: shape.NewPacer(rateOf(f))}
 	p.rate.Store(int64(f.Limits.Rate))
-	if !c.Straight(f) {
+	if !c.Leased(f) {
 		return p, nil
 	}
 	tls, err := wire.ClientTLS(c.Gateway.Files(), c.Gateway.Name)
@@ -68,6 +70,7 @@ func newPaced(c *config.Source, f config.BucketFlow, log *Log, wants func() (sha
 	if i := slices.IndexFunc(paths, func(p uplink.Path) bool { return p.Name == f.Link }); i >= 0 {
 		way = paths[i]
 	}
+	p.way, p.far = way, f.To.Gateway != nil
 	p.past = uplink.NewPast(uplink.Config{Flow: f.Name, Agent: "moverd/" + version.String(), Paths: []uplink.Path{way}, Log: log.With("flow", f.Name)}, wants)
 	return p, nil
 }
@@ -85,6 +88,9 @@ func (p *paced) pace(ctx context.Context, n int) error {
 	if p.past == nil {
 		return ctx.Err()
 	}
+	if p.far {
+		n = 0 // what is left when it is packed waits
+	}
 	return p.past.Pace(ctx, n)
 }
 
@@ -101,7 +107,7 @@ func (p *paced) line() func() mover.LinkStatus {
 
 // reach is how the target is reached.
 func (p *paced) reach(c *config.Source, f config.BucketFlow) (r reach, err error) {
-	if p.past == nil {
+	if p.past == nil || p.far {
 		return r, nil
 	}
 	var way wire.Way // as the routes say, unless the flow names a link

@@ -46,12 +46,12 @@ func Plan(ctx context.Context, conf *config.Config, name string, progress func(m
 }
 
 // openToRead opens both ends, and nothing is ever written to either.
-func (f *bucketFlow) openToRead(context.Context) (from, to bucket.End, err error) {
+func (f *bucketFlow) openToRead(ctx context.Context) (from, to bucket.End, err error) {
 	for _, x := range []struct {
 		e   config.End
 		end *bucket.End
 	}{{f.c.From, &from}, {f.c.To, &to}} {
-		s, regions, err := driver(x.e, f.c0, f.keys, reach{}, true)
+		s, regions, err := f.store(ctx, x.e, reach{}, true)
 		if err != nil {
 			if from.Store != nil {
 				err = errors.Join(err, from.Store.Close())

@@ -19,6 +19,7 @@ import (
 	"github.com/moverd/mover/daemon/control"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/bucket"
+	"github.com/moverd/mover/mover/relay"
 	"github.com/moverd/mover/objstore"
 	"github.com/moverd/mover/objstore/bos"
 	"github.com/moverd/mover/objstore/dir"
@@ -49,6 +50,8 @@ type bucketFlow struct {
 	mu     sync.Mutex // guards all below
 	meters [2]*meter.Store
 	before [2]meter.Snapshot // of meters of earlier stores
+	way    *relay.Store      // the target by the gateway, as it was opened last; nil: never
+	gone   relay.Counts      // of those before it
 }
 
 // bucketMemory is what a flow takes beside limits.memory: its ledger's cache and tables, its share of the queue.
@@ -113,18 +116,21 @@ func describe(e config.End) string {
 		}
 		return "s3://" + e.S3.Bucket + "/" + e.S3.Prefix + " at " + at
 	}
+	if e.Gateway != nil {
+		return "gateway:" + e.Gateway.Prefix
+	}
 	return "bos://" + e.BOS.Bucket + "/" + e.BOS.Prefix + " at " + e.BOS.Endpoint
 }
 
 // open opens both ends. A copy of this machine that boots elsewhere opens nothing.
-func (f *bucketFlow) open(context.Context) (from, to bucket.End, err error) {
+func (f *bucketFlow) open(ctx context.Context) (from, to bucket.End, err error) {
 	if err := f.here.check(); err != nil {
 		return from, to, err
 	}
-	if from, err = f.end(0, f.c.From); err != nil {
+	if from, err = f.end(ctx, 0, f.c.From); err != nil {
 		return from, to, fmt.Errorf("source: %w", err)
 	}
-	if to, err = f.end(1, f.c.To); err != nil {
+	if to, err = f.end(ctx, 1, f.c.To); err != nil {
 		return from, to, errors.Join(fmt.Errorf("target: %w", err), from.Store.Close())
 	}
 	if err := f.here.record(); err != nil {
@@ -133,7 +139,7 @@ func (f *bucketFlow) open(context.Context) (from, to bucket.End, err error) {
 	return from, to, nil
 }
 
-func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
+func (f *bucketFlow) end(ctx context.Context, i int, e config.End) (bucket.End, error) {
 	var by reach
 	var err error
 	if i == 1 {
@@ -142,7 +148,7 @@ func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
 	if err != nil {
 		return bucket.End{}, err
 	}
-	s, regions, err := driver(e, f.c0, f.keys, by, i == 0)
+	s, regions, err := f.store(ctx, e, by, i == 0)
 	if err != nil {
 		return bucket.End{}, err
 	}
@@ -158,8 +164,20 @@ func (f *bucketFlow) end(i int, e config.End) (bucket.End, error) {
 	return bucket.End{Store: r, Regions: regions}, nil
 }
 
-// driver is the only place that knows the drivers. regions: where its bucket may be; nil: anywhere.
-func driver(e config.End, c *config.Source, keys *keyring, by reach, source bool) (_ objstore.Store, regions []string, err error) {
+// store opens an end, straight or by the gateway.
+func (f *bucketFlow) store(ctx context.Context, e config.End, by reach, readOnly bool) (objstore.Store, []string, error) {
+	if e.Gateway == nil {
+		return driver(e, f.c0.Allowed(), f.keys, by, readOnly)
+	}
+	s, err := f.byGateway(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, nil, nil
+}
+
+// driver is the only place that knows the drivers. regions: those of allowed where its bucket may be; nil: anywhere.
+func driver(e config.End, allowed []string, keys *keyring, by reach, source bool) (_ objstore.Store, regions []string, err error) {
 	if e.Dir != nil {
 		s, err := dir.Open(dir.Config{Path: string(e.Dir.Path), ReadOnly: source})
 		return s, nil, err
@@ -174,7 +192,7 @@ func driver(e config.End, c *config.Source, keys *keyring, by reach, source bool
 			return nil, nil, err
 		}
 		s, err := bos.New(cfg)
-		return s, c.Allowed(), err
+		return s, allowed, err
 	}
 	cfg := s3.Config{Endpoint: e.S3.Endpoint, Region: e.S3.Region, Bucket: e.S3.Bucket, PathStyle: e.S3.PathStyle, Credentials: credentials}
 	pool, err := authorities(e.S3.CA)
@@ -183,7 +201,7 @@ func driver(e config.End, c *config.Source, keys *keyring, by reach, source bool
 	}
 	cfg.Transport = by.transport(pool)
 	if e.S3.Bound() {
-		regions = c.Allowed()
+		regions = allowed
 	}
 	s, err := s3.New(cfg)
 	return s, regions, err
@@ -307,6 +325,7 @@ func (s *bucketStopper) Start() error {
 // Status tells how the flow stands, and the sessions of its ends.
 func (f *bucketFlow) Status() mover.Status {
 	s := f.Flow.Status()
+	f.relayed(&s)
 	for name, e := range map[string]config.End{"source": f.c.From, "target": f.c.To} {
 		k, used := f.keys.state(e)
 		if !used {

@@ -55,7 +55,7 @@ func Check(ctx context.Context, conf *config.Config, w io.Writer) error {
 		c.source(ctx, s)
 	}
 	if g := conf.Gateway; g != nil {
-		c.gateway(g)
+		c.gateway(ctx, g)
 	}
 	if w := conf.Worker; w != nil {
 		for _, f := range w.Source().Buckets {
@@ -72,11 +72,14 @@ func (c *checks) source(ctx context.Context, s *config.Source) {
 	for _, f := range s.Buckets {
 		c.bucket(ctx, s, f)
 	}
+	files := s.Gateway.Files()
 	if len(s.Flows) == 0 {
+		if s.Sharing() > 0 {
+			c.certificate("source certificate", files)
+		}
 		c.prices(s.Prices)
 		return
 	}
-	files := s.Gateway.Files()
 	c.certificate("source certificate", files)
 	support := cbt.Probe()
 	switch {
@@ -246,7 +249,7 @@ func (c *checks) beside(what string, stack disk.Stack) {
 	}
 }
 
-func (c *checks) gateway(g *config.Gateway) {
+func (c *checks) gateway(ctx context.Context, g *config.Gateway) {
 	c.certificate("gateway certificate", g.TLS.Files())
 	c.policy(g)
 	for _, f := range g.Flows {
@@ -268,6 +271,7 @@ func (c *checks) gateway(g *config.Gateway) {
 		}
 		c.points(what, f)
 	}
+	c.gatewayBuckets(ctx, g)
 	c.prices(g.Prices)
 }
 
@@ -285,6 +289,11 @@ func (c *checks) policy(g *config.Gateway) {
 	for _, f := range g.Flows {
 		if err := permit(p, receiver.Ask{Tenant: f.Tenant, Host: f.Host, Flow: f.Name, Target: string(f.Target)}); err != nil {
 			c.note("flow "+f.Tenant+"/"+f.Host+"/"+f.Name, "%s is refused: %v", f.Target, err)
+		}
+	}
+	for _, b := range g.Buckets {
+		if err := permit(p, receiver.Ask{Tenant: b.Tenant, Host: b.Host, Flow: b.Name, Target: b.Store.Target()}); err != nil {
+			c.note("bucket flow "+b.Key(), "%s is refused: %v", b.Store.Target(), err)
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/moverd/mover/internal/version"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/receiver"
+	"github.com/moverd/mover/mover/relay"
 	"github.com/moverd/mover/wire"
 )
 
@@ -31,10 +32,20 @@ type gateway struct {
 	server *receiver.Server
 	judge  func(*x509.Certificate) error // of a source's certificate, as the revocations are now
 	policy atomic.Pointer[config.Policy] // nil: none
+	relay  *relay.Server                 // of bucket flows; nil: there are none
+	keys   *keyring                      // of their stores
 }
 
 // gatewayBuffers is what lies outside of Go's heap, where the dedup index lives.
 func gatewayBuffers(g *config.Gateway) int64 { return (int64(g.Memory) - int64(g.Dedup.Memory)) / 2 }
+
+// bucketShare is what bucket flows have of them.
+func bucketShare(g *config.Gateway) int64 {
+	if len(g.Buckets) == 0 {
+		return 0
+	}
+	return max(gatewayBuffers(g)/3, 64<<20)
+}
 
 // openGateway listens before it opens targets: an address that is taken is told before anything is held.
 func openGateway(ctx context.Context, o Options) (role, error) {
@@ -50,10 +61,10 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		return nil, fmt.Errorf("gateway.listen: %w", err)
 	}
 	rc := receiver.Config{
-		StateDir: string(c.State), TLS: tls, OpenPoints: openPoints, OpenCopy: openCopy, Memory: gatewayBuffers(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off, TenantDedup: c.Dedup.Scope == "tenant",
+		StateDir: string(c.State), TLS: tls, OpenPoints: openPoints, OpenCopy: openCopy, Memory: gatewayBuffers(c) - bucketShare(c), LogLimit: int64(c.LogLimit), IndexMemory: int64(c.Dedup.Memory), NoDedup: c.Dedup.Off, TenantDedup: c.Dedup.Scope == "tenant",
 		Agent: "moverd/" + version.String(), OpenTarget: openTarget(c.Flows), Inspect: inspect, Log: o.Log.Logger, Note: o.Log.note,
 	}
-	g := &gateway{o: o, judge: judge}
+	g := &gateway{o: o, judge: judge, keys: newKeyring(o.Log.Logger)}
 	if err := g.takePolicy(c); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
@@ -69,9 +80,15 @@ func openGateway(ctx context.Context, o Options) (role, error) {
 		rc.Straight = append(rc.Straight, receiver.StraightConfig(f))
 	}
 	rc.Lines = linesOf(c)
+	if g.relay, err = relayServer(o, c, g.keys, bucketShare(c)); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	if g.relay != nil {
+		rc.Objects = g.relay
+	}
 	s, err := receiver.New(rc)
 	if err != nil {
-		return nil, errors.Join(err, ln.Close())
+		return nil, errors.Join(err, ln.Close(), g.closeRelay())
 	}
 	g.ln, g.server = ln, s
 	return g, nil
@@ -140,11 +157,23 @@ func (g *gateway) totals() []metrics.Total {
 	for _, l := range g.server.Lines() {
 		names = append(names, l.Name)
 	}
-	return append(Totals(g.server.Metrics), LineTotals(names, g.server.Lines)...)
+	all := append(Totals(g.server.Metrics), LineTotals(names, g.server.Lines)...)
+	if g.relay != nil {
+		all = append(all, RelayTotals(g.relay.Metrics)...)
+	}
+	return all
 }
 
 // close waits for writes that are under way; what is not applied then is replayed at the next start.
-func (g *gateway) close() error { return errors.Join(g.server.Close()) }
+func (g *gateway) close() error { return errors.Join(g.server.Close(), g.closeRelay()) }
+
+// closeRelay closes the stores of bucket flows, when no connection is served any more.
+func (g *gateway) closeRelay() error {
+	if g.relay == nil {
+		return g.keys.close()
+	}
+	return errors.Join(g.relay.Close(), g.keys.close())
+}
 
 // reload takes over the log level, the policy, and what is said of the lines. Certificates are read again by themselves; targets and memory need a restart, which
 // loses nothing.
@@ -218,7 +247,13 @@ func permit(p *config.Policy, a receiver.Ask) error {
 
 func (g *gateway) Daemon() control.Daemon { return daemonOf(g.o) }
 
-func (g *gateway) Status() []mover.Status { return g.server.Status() }
+func (g *gateway) Status() []mover.Status {
+	all := g.server.Status()
+	if g.relay != nil {
+		all = append(all, g.relay.Status()...)
+	}
+	return all
+}
 
 func (g *gateway) Do(ctx context.Context, verb string, r control.Request, tell func(mover.Progress)) (control.Result, error) {
 	if verb == control.Lines {

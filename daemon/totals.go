@@ -6,6 +6,7 @@ import (
 	"github.com/moverd/mover/daemon/metrics"
 	"github.com/moverd/mover/mover"
 	"github.com/moverd/mover/mover/receiver"
+	"github.com/moverd/mover/mover/relay"
 )
 
 // LineTotals are the metrics of lines. lines is asked at each scrape.
@@ -29,6 +30,21 @@ func LineTotals(names []string, lines func() []mover.LineStatus) (all []metrics.
 			of("mover_line_spare_samples", "Samples above the peak that cost nothing and are left.", n, func(l mover.LineStatus) float64 { return float64(l.Spare) }))
 	}
 	return all
+}
+
+// RelayTotals are what a gateway counts over all bucket flows. server is asked at each scrape.
+func RelayTotals(server func() relay.Metrics) []metrics.Total {
+	of := func(name, help string, gauge bool, f func(relay.Metrics) int64) metrics.Total {
+		return metrics.Total{Name: name, Help: help, Gauge: gauge, Value: func() float64 { return float64(f(server())) }}
+	}
+	return []metrics.Total{
+		of("mover_relay_cache_bytes", "Bytes of the chunk cache on disk.", true, func(m relay.Metrics) int64 { return m.CacheBytes }),
+		of("mover_relay_cache_limit_bytes", "Bytes that it may have.", true, func(m relay.Metrics) int64 { return m.CacheLimit }),
+		of("mover_relay_cache_chunks", "Chunks in it.", true, func(m relay.Metrics) int64 { return m.CacheChunks }),
+		of("mover_relay_cache_dropped_total", "Segments of 64 MiB that made room for others.", false, func(m relay.Metrics) int64 { return m.CacheDropped }),
+		of("mover_relay_memory_bytes", "Memory of batches, bodies and calls under way.", true, func(m relay.Metrics) int64 { return m.Memory }),
+		of("mover_relay_memory_limit_bytes", "Memory that they may have.", true, func(m relay.Metrics) int64 { return m.MemoryLimit }),
+	}
 }
 
 // Totals are what a gateway counts over all flows. server is asked at each scrape.

@@ -239,7 +239,7 @@ func (f *workerFlow) open(e config.End, source bool) (objstore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, _, err := driver(e, f.s, f.keys, by, source)
+	s, _, err := driver(e, f.s.Allowed(), f.keys, by, source)
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,18 @@ type Bucket struct {
 	Workers []BucketWorker `json:"workers,omitempty"` // that were heard of lately
 }
 
+// Relay is what a bucket flow has sent by its gateway, since start. What crossed the line is in Status.WireOut and WireIn.
+type Relay struct {
+	Bodies  int64 `json:"body_bytes"`    // of the objects and parts
+	Offered int64 `json:"offered_bytes"` // of their chunks, each once where several objects under way have it
+	Needed  int64 `json:"needed_bytes"`  // of those, what the gateway did not have
+	Packed  int64 `json:"packed_bytes"`  // compressed
+	Resent  int64 `json:"resent_bytes"`  // of chunks that its cache had forgotten
+	Calls   int64 `json:"calls"`
+	Failed  int64 `json:"failed_calls,omitempty"` // of them; told by the gateway
+	Objects int64 `json:"objects,omitempty"`      // and parts that it has stored; told by the gateway
+}
+
 // BucketKeys is how the session stands whose keys an end uses.
 type BucketKeys struct {
 	Issuer  string    `json:"issuer"`

@@ -70,6 +70,7 @@ type Status struct {
 	Resent           int64        `json:"resent_bytes"` // logical bytes sent again after a cut, none of them acked before
 	LastError        string       `json:"last_error,omitempty"`
 	Bucket           *Bucket      `json:"bucket,omitempty"` // of a bucket flow; what is of volumes is zero then
+	Relay            *Relay       `json:"relay,omitempty"`  // what went by the gateway, of a bucket flow that does; at the gateway too
 }
 
 // Pass is a pass under way.

@@ -263,6 +263,9 @@ func notes(s mover.Status, now time.Time) (out [][2]string) {
 			}
 		}
 	}
+	if r := s.Relay; r != nil && r.Bodies > 0 {
+		add("gateway", fmt.Sprintf("%s of objects, %s of which it did not have; compressed %s", units.Size(r.Bodies), units.Size(r.Needed), units.Size(r.Packed)))
+	}
 	if s.DirtyRate >= 1 {
 		add("changes", units.Rate(s.DirtyRate)+" are being written")
 	}

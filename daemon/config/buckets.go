@@ -48,9 +48,10 @@ type BucketCutover struct {
 
 // End is one end of a bucket flow: exactly one of these.
 type End struct {
-	Dir *DirEnd `yaml:"dir,omitempty"`
-	S3  *S3End  `yaml:"s3,omitempty"`
-	BOS *BOSEnd `yaml:"bos,omitempty"`
+	Dir     *DirEnd     `yaml:"dir,omitempty"`
+	S3      *S3End      `yaml:"s3,omitempty"`
+	BOS     *BOSEnd     `yaml:"bos,omitempty"`
+	Gateway *GatewayEnd `yaml:"gateway,omitempty"` // only where to
 }
 
 // DirEnd is a folder.
@@ -101,11 +102,14 @@ func (s *Source) Straight(f BucketFlow) bool {
 	return s.Gateway.Address != "" && f.Line != "off" && (f.To.S3 != nil || f.To.BOS != nil)
 }
 
+// Leased tells whether a flow has a lease of a line of the gateway, where that shares one out: it goes over the line by the gateway, or past it.
+func (s *Source) Leased(f BucketFlow) bool { return f.To.Gateway != nil || s.Straight(f) }
+
 // Sharing is how many flows of this host share a line.
 func (s *Source) Sharing() int {
 	n := len(s.Flows)
 	for _, f := range s.Buckets {
-		if s.Straight(f) {
+		if s.Leased(f) {
 			n++
 		}
 	}
@@ -121,6 +125,8 @@ func (e End) Prefix() string {
 		return e.S3.Prefix
 	case e.BOS != nil:
 		return e.BOS.Prefix
+	case e.Gateway != nil:
+		return e.Gateway.Prefix
 	}
 	return ""
 }
@@ -152,11 +158,8 @@ func hostName(endpoint string) string {
 
 // bucketsOf looks at the bucket flows of a section, source or worker.
 func (v *validator) bucketsOf(section string, s *Source, flows map[string]int) {
-	for i, r := range s.Regions {
-		if r == "" || strings.ToLower(r) != r {
-			v.bad(fmt.Sprintf("%s.regions[%d]", section, i), "%q is no name of a region, such as bj", r)
-		}
-	}
+	by := section + ".regions"
+	v.named(by, s.Regions)
 	names, targets := map[string]int{}, map[string]int{}
 	for i, f := range s.Buckets {
 		key := fmt.Sprintf("%s.buckets[%d]", section, i)
@@ -170,8 +173,12 @@ func (v *validator) bucketsOf(section string, s *Source, flows map[string]int) {
 				v.bad(key+".name", "%q is the name of a group too; commands take either, so each name may stand once", f.Name)
 			}
 		}
-		v.end(s, key+".from", f.From)
-		v.end(s, key+".to", f.To)
+		if f.From.Gateway != nil {
+			v.bad(key+".from", "a gateway is where objects are moved to")
+			f.From.Gateway = nil
+		}
+		v.end(regions{s.Allowed(), by}, key+".from", f.From)
+		v.end(regions{s.Allowed(), by}, key+".to", f.To)
 		from, fromPrefix := f.From.place()
 		to, toPrefix := f.To.place()
 		if from != "" && from == to && (strings.HasPrefix(fromPrefix, toPrefix) || strings.HasPrefix(toPrefix, fromPrefix)) {
@@ -192,7 +199,7 @@ func (v *validator) bucketsOf(section string, s *Source, flows map[string]int) {
 		case f.Link == "":
 		case !known:
 			v.bad(key+".link", "%q is not the name of one of source.links", f.Link)
-		case !s.Straight(f):
+		case !s.Leased(f):
 			v.bad(key+".link", "is of no use: the requests of this flow go over no line of the gateway")
 		}
 		v.atLeast(key+".limits.memory", f.Limits.Memory, 32<<20)
@@ -203,6 +210,9 @@ func (v *validator) bucketsOf(section string, s *Source, flows map[string]int) {
 			v.bad(key+".limits.rate", "is under 64KiB/s; such a flow never ends")
 		}
 		v.workers(key+".workers", s, f.Workers)
+		if f.To.Gateway != nil && (section != "source" || len(f.Workers) > 0) {
+			v.bad(key+".to.gateway", "is not for workers on other machines: they write to the store themselves")
+		}
 		v.hook(key+".cutover.stop-hook", f.Cutover.StopHook)
 		v.hook(key+".cutover.start-hook", f.Cutover.StartHook)
 		if len(f.Cutover.StartHook) > 0 && len(f.Cutover.StopHook) == 0 {
@@ -230,15 +240,23 @@ func (v *validator) patterns(key string, all []string) {
 	}
 }
 
-func (v *validator) end(s *Source, key string, e End) {
+// regions are those where buckets may be, and the key that says so.
+type regions struct {
+	allowed []string
+	key     string
+}
+
+func (r regions) String() string { return r.key + ": " + strings.Join(r.allowed, ", ") }
+
+func (v *validator) end(r regions, key string, e End) {
 	n := 0
-	for _, there := range []bool{e.Dir != nil, e.S3 != nil, e.BOS != nil} {
+	for _, there := range []bool{e.Dir != nil, e.S3 != nil, e.BOS != nil, e.Gateway != nil} {
 		if there {
 			n++
 		}
 	}
 	if n != 1 {
-		v.bad(key, "needs exactly one of dir, s3, bos; it has %d", n)
+		v.bad(key, "needs exactly one of dir, s3, bos, gateway; it has %d", n)
 		return
 	}
 	switch {
@@ -252,23 +270,23 @@ func (v *validator) end(s *Source, key string, e End) {
 			v.bad(key+".dir.path", "%s is no folder", e.Dir.Path)
 		}
 	case e.S3 != nil:
-		v.bucket(s, key+".s3", e.S3.Bucket, e.S3.CA, e)
+		v.bucket(r, key+".s3", e.S3.Bucket, e.S3.CA, e)
 		if e.S3.Endpoint == "" && e.S3.Region == "" {
 			v.bad(key+".s3.endpoint", "is missing; write it as in https://rgw.example, or name the region of AWS")
 		}
 		if e.S3.Bound() {
-			if !slices.Contains(s.Allowed(), e.S3.Region) {
-				v.bad(key+".s3.region", "%q is not among source.regions: %s", e.S3.Region, strings.Join(s.Allowed(), ", "))
+			if !slices.Contains(r.allowed, e.S3.Region) {
+				v.bad(key+".s3.region", "%q is not among %v", e.S3.Region, r)
 			}
 		}
 	case e.BOS != nil:
-		v.bucket(s, key+".bos", e.BOS.Bucket, e.BOS.CA, e)
+		v.bucket(r, key+".bos", e.BOS.Bucket, e.BOS.CA, e)
 		if e.BOS.Endpoint == "" {
 			v.bad(key+".bos.endpoint", "is missing; write it as in bj.bcebos.com")
 		}
 		if region, ok := strings.CutSuffix(strings.ToLower(hostName(e.BOS.Endpoint)), ".bcebos.com"); ok {
-			if region, _ = strings.CutPrefix(region, "s3."); !slices.Contains(s.Allowed(), region) {
-				v.bad(key+".bos.endpoint", "%q is in region %q, which is not among source.regions: %s", e.BOS.Endpoint, region, strings.Join(s.Allowed(), ", "))
+			if region, _ = strings.CutPrefix(region, "s3."); !slices.Contains(r.allowed, region) {
+				v.bad(key+".bos.endpoint", "%q is in region %q, which is not among %v", e.BOS.Endpoint, region, r)
 			}
 		}
 	}
@@ -281,14 +299,24 @@ func (e *S3End) Bound() bool {
 }
 
 // Allowed are the regions in which buckets may be.
-func (s *Source) Allowed() []string {
-	if len(s.Regions) == 0 {
+func (s *Source) Allowed() []string { return allowed(s.Regions) }
+
+func allowed(regions []string) []string {
+	if len(regions) == 0 {
 		return MainlandRegions
 	}
-	return s.Regions
+	return regions
 }
 
-func (v *validator) bucket(s *Source, key, name string, ca File, e End) {
+func (v *validator) named(key string, all []string) {
+	for i, r := range all {
+		if r == "" || strings.ToLower(r) != r {
+			v.bad(fmt.Sprintf("%s[%d]", key, i), "%q is no name of a region, such as bj", r)
+		}
+	}
+}
+
+func (v *validator) bucket(r regions, key, name string, ca File, e End) {
 	if name == "" {
 		v.bad(key+".bucket", "is missing")
 	}
@@ -311,7 +339,7 @@ func (v *validator) bucket(s *Source, key, name string, ca File, e End) {
 	case c.Instance && c.STS != nil:
 		v.bad(key+".credentials.sts", "an instance's keys are those of a session already")
 	case c.STS != nil:
-		v.sts(s, key+".credentials.sts", e)
+		v.sts(r, key+".credentials.sts", e)
 	}
 	if v.other(key) || c.Instance {
 		return

@@ -114,8 +114,11 @@ type Gateway struct {
 	Lines    []Line        `yaml:"lines,omitempty"` // that sources share; none: nothing is shaped
 	Audit    Audit         `yaml:"audit"`
 	Prices   File          `yaml:"prices,omitempty"` // for moverctl cost and report
-	Flows    []GatewayFlow `yaml:"flows"`
+	Flows    []GatewayFlow `yaml:"flows,omitempty"`
 	Straight []Straight    `yaml:"straight,omitempty"` // that go past the gateway, over one of Lines
+
+	Buckets []GatewayBucket `yaml:"buckets,omitempty"`
+	Regions []string        `yaml:"regions,omitempty,flow"` // where buckets may be; none: the mainland
 }
 
 // Straight is a bucket flow that writes to its target past the gateway, and may have a lease of a line.
@@ -148,7 +151,8 @@ func (d Dial) Files() wire.Files {
 type Dedup struct {
 	Memory Size   `yaml:"memory"`
 	Off    bool   `yaml:"off"`
-	Scope  string `yaml:"scope"` // host, tenant: whose leaves answer an offer
+	Scope  string `yaml:"scope"` // host, tenant: whose leaves and chunks answer an offer
+	Cache  Size   `yaml:"cache"` // on disk, of the chunks of bucket flows
 }
 
 // GatewayFlow is one target and who may write it.
@@ -220,7 +224,7 @@ func (g *Gateway) Defaults() {
 		Memory:   1 << 30,
 		Audit:    Audit{Keep: keepAudit},
 		LogLimit: 4 << 30,
-		Dedup:    Dedup{Memory: 64 << 20, Scope: "host"},
+		Dedup:    Dedup{Memory: 64 << 20, Scope: "host", Cache: 4 << 30},
 	}
 }
 
@@ -262,7 +266,7 @@ func (c *Config) derive() {
 		if s.Socket == "" {
 			s.Socket = s.Run + "/source.sock"
 		}
-		if len(s.Flows) == 0 && s.Gateway.Address == "" {
+		if s.Sharing() == 0 && s.Gateway.Address == "" {
 			s.Gateway = Dial{}
 		}
 		if s.Gateway.Name == "" {

@@ -22,7 +22,7 @@ type Policy struct {
 type Rule struct {
 	Tenant      string   `yaml:"tenant"`                // exact, or with * at the end
 	Host        string   `yaml:"host"`                  // exact, or with * at the end
-	Targets     []string `yaml:"targets,flow"`          // absolute paths; *, ? and [ab] stand for what has no slash
+	Targets     []string `yaml:"targets,flow"`          // absolute paths, bos:BUCKET/PREFIX, s3:BUCKET/PREFIX; *, ? and [ab] stand for what has no slash
 	Volume      Size     `yaml:"volume,omitempty"`      // largest volume of a flow
 	Total       Size     `yaml:"total,omitempty"`       // volumes of all flows of a host
 	Flows       int      `yaml:"flows,omitempty"`       // of a host
@@ -64,6 +64,7 @@ func parsePolicy(file string, raw []byte) (*Policy, error) {
 			at := fmt.Sprintf("%s.targets[%d]", key, j)
 			if _, err := path.Match(t, ""); err != nil {
 				v.bad(at, "%q is not a pattern", t)
+			} else if strings.HasPrefix(t, "bos:") || strings.HasPrefix(t, "s3:") { // a bucket, as End.Target names it
 			} else if !filepath.IsAbs(t) || filepath.Clean(t) != t {
 				v.bad(at, "%q is not an absolute path without .. and the like", t)
 			}

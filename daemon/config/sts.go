@@ -91,7 +91,7 @@ var (
 )
 
 // sts looks at the STS of an end.
-func (v *validator) sts(s *Source, key string, e End) {
+func (v *validator) sts(r regions, key string, e End) {
 	t := e.Credentials().STS
 	v.among(key+".action", t.Action, AssumeRole, SessionToken)
 	limits := stsBaidu
@@ -104,7 +104,7 @@ func (v *validator) sts(s *Source, key string, e End) {
 		}
 	}
 	v.stsFields(key, t, e.S3 != nil)
-	v.stsEndpoint(s, key, e)
+	v.stsEndpoint(r, key, e)
 	if v.other(key) {
 		return
 	}
@@ -145,8 +145,8 @@ func (v *validator) stsFields(key string, t *STS, s3 bool) {
 	}
 }
 
-// stsEndpoint: the keys are in its answers, so it is TLS; and its region is held against source.regions, where it tells one.
-func (v *validator) stsEndpoint(s *Source, key string, e End) {
+// stsEndpoint: the keys are in its answers, so it is TLS; and its region is held against those that are allowed, where it tells one.
+func (v *validator) stsEndpoint(r regions, key string, e End) {
 	endpoint := e.STSEndpoint()
 	if endpoint == "" && e.BOS != nil {
 		endpoint = stsDefault
@@ -158,8 +158,8 @@ func (v *validator) stsEndpoint(s *Source, key string, e End) {
 	if strings.HasPrefix(endpoint, "http://") && !here(host) {
 		v.bad(key+".endpoint", "%q is not TLS, and its answers have keys in them: https://", endpoint)
 	}
-	if region, bound := stsRegion(host); bound && !slices.Contains(s.Allowed(), region) {
-		v.bad(key+".endpoint", "%q is in region %q, which is not among source.regions: %s", endpoint, region, strings.Join(s.Allowed(), ", "))
+	if region, bound := stsRegion(host); bound && !slices.Contains(r.allowed, region) {
+		v.bad(key+".endpoint", "%q is in region %q, which is not among %v", endpoint, region, r)
 	}
 }
 

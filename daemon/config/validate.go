@@ -52,7 +52,7 @@ func (v *validator) source(s *Source) {
 	v.metrics("source.metrics", s.Metrics)
 	v.audit("source.audit", s.Audit)
 	v.among("source.log-level", s.LogLevel, "debug", "info", "warn", "error")
-	if s.Sharing() > 0 { // a host that moves only buckets needs no gateway
+	if s.Sharing() > 0 { // a host that moves only buckets, straight, needs no gateway
 		v.dial("source.gateway", s.Gateway)
 	}
 	v.links("source", s)
@@ -141,7 +141,12 @@ func (v *validator) gateway(g *Gateway) {
 	v.atLeast("gateway.log-limit", g.LogLimit, 16<<20)
 	v.among("gateway.dedup.scope", g.Dedup.Scope, "host", "tenant")
 	v.atLeast("gateway.dedup.memory", g.Dedup.Memory, 8<<20)
-	v.atLeast("gateway.memory", g.Memory, g.Dedup.Memory+192<<20) // half of what dedup leaves is for buffers
+	least := g.Dedup.Memory + 192<<20 // half of what dedup leaves is for buffers
+	if len(g.Buckets) > 0 {
+		least += bucketBuffers
+		v.atLeast("gateway.dedup.cache", g.Dedup.Cache, 256<<20)
+	}
+	v.atLeast("gateway.memory", g.Memory, least)
 	v.certs("gateway.tls", g.TLS.Files(), func(f wire.Files) error { _, err := wire.ServerTLS(f); return err })
 	if g.Policy != "" && !v.other("gateway.policy") {
 		if _, err := LoadPolicy(string(g.Policy)); err != nil {
@@ -149,8 +154,8 @@ func (v *validator) gateway(g *Gateway) {
 		}
 	}
 	v.linesOf(g)
-	if len(g.Flows)+len(g.Straight) == 0 {
-		v.bad("gateway.flows", "needs at least one flow")
+	if len(g.Flows)+len(g.Straight)+len(g.Buckets) == 0 {
+		v.bad("gateway.flows", "needs at least one flow, or gateway.buckets one")
 	}
 	flows, targets, straight := map[string]int{}, map[string]int{}, map[string]int{}
 	for i, f := range g.Flows {
@@ -187,6 +192,7 @@ func (v *validator) gateway(g *Gateway) {
 			v.bad(key+".name", "is the flow of gateway.flows[%d] too, which has its lease as that", at)
 		}
 	}
+	v.gatewayBuckets(g, flows)
 }
 
 func (v *validator) name(key, s string) {

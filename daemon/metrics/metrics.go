@@ -122,6 +122,9 @@ type Total struct {
 // ofBuckets are those of flows that bucket flows have as well.
 var ofBuckets = map[string]bool{"mover_flow_rate_bytes_per_second": true, "mover_pass_total_bytes": true, "mover_pass_read_bytes": true, "mover_pass_acked_bytes": true}
 
+// ofRelays are those that bucket flows by a gateway have beside.
+var ofRelays = map[string]bool{"mover_flow_connections": true, "mover_wire_sent_bytes_total": true, "mover_wire_received_bytes_total": true}
+
 // states are all that mover_flow_state tells apart.
 var states = []mover.State{mover.Connecting, mover.Idle, mover.Passing, mover.Settling, mover.Frozen, mover.Done, mover.Paused,
 	mover.Stopped, mover.Applying, mover.Waiting}
@@ -132,6 +135,7 @@ type Collector struct {
 	descs   []*prometheus.Desc // of flows, in order
 	groups  []*prometheus.Desc
 	buckets []*prometheus.Desc
+	relays  []*prometheus.Desc
 	state   *prometheus.Desc
 	track   *prometheus.Desc
 }
@@ -140,7 +144,7 @@ type Collector struct {
 func New(status func() []mover.Status) *Collector {
 	labels := []string{"flow", "role"}
 	c := &Collector{
-		status: status, buckets: bucketDescs(),
+		status: status, buckets: bucketDescs(), relays: relayDescs(labels),
 		state: prometheus.NewDesc("mover_flow_state", "1 for the state that the flow is in.", append(labels, "state"), nil),
 		track: prometheus.NewDesc("mover_flow_tracking", "1 for the method by which changes are found.", append(labels, "method"), nil),
 	}
@@ -162,13 +166,13 @@ func Names() []string {
 	for _, m := range groups {
 		names = append(names, m.name)
 	}
-	return append(names, bucketNames()...)
+	return append(append(names, bucketNames()...), relayNames()...)
 }
 
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.state
 	ch <- c.track
-	for _, all := range [][]*prometheus.Desc{c.descs, c.groups, c.buckets, {bucketCalls, bucketErrors, keysLeft, keysRenewed, keysFailed}} {
+	for _, all := range [][]*prometheus.Desc{c.descs, c.groups, c.buckets, c.relays, {bucketCalls, bucketErrors, keysLeft, keysRenewed, keysFailed}} {
 		for _, d := range all {
 			ch <- d
 		}
@@ -182,8 +186,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		if s.Bucket != nil {
 			c.collectBucket(ch, s.Flow, s.Bucket)
 		}
+		if s.Relay != nil {
+			c.collectRelay(ch, &s)
+		}
 		for i, m := range flows {
-			if s.Bucket != nil && !ofBuckets[m.name] {
+			if (s.Bucket != nil || s.Relay != nil) && !ofBuckets[m.name] && (s.Relay == nil || !ofRelays[m.name]) {
 				continue
 			}
 			if v, ok := m.value(&s); ok {

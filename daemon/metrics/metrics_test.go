@@ -30,6 +30,8 @@ func flowsForTest() []mover.Status {
 				Refused: 2, Failed: 1, Partly: 3, Sent: 700, Passes: 4, Stores: map[string]mover.BucketCounts{"source": {Calls: 30},
 					"target": {Calls: 12, Errors: map[string]uint64{"slow down": 2}}},
 				Keys: map[string]mover.BucketKeys{"target": {Left: 1200, Renewed: 3, Failed: 1}}}},
+		{Flow: "acme/db1/photos", Role: "gateway", State: mover.Passing, Conns: 2, WireIn: 900, WireOut: 80,
+			Relay: &mover.Relay{Bodies: 4000, Offered: 3500, Needed: 2000, Packed: 800, Resent: 10, Calls: 40, Failed: 1, Objects: 30}},
 	}
 }
 

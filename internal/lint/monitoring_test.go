@@ -18,7 +18,7 @@ import (
 func exported() []string {
 	names := metrics.Names()
 	both := &config.Config{Source: &config.Source{}, Gateway: &config.Gateway{Flows: []config.GatewayFlow{{Target: "/nowhere/image"}}}}
-	totals := slices.Concat(daemon.Totals(nil), daemon.Health(daemon.Source, both), daemon.Health(daemon.Gateway, both), daemon.TrailTotals(nil), daemon.LineTotals([]string{"x"}, nil))
+	totals := slices.Concat(daemon.Totals(nil), daemon.Health(daemon.Source, both), daemon.Health(daemon.Gateway, both), daemon.TrailTotals(nil), daemon.LineTotals([]string{"x"}, nil), daemon.RelayTotals(nil))
 	for _, t := range totals {
 		if !slices.Contains(names, t.Name) {
 			names = append(names, t.Name)

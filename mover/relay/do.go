@@ -22,7 +22,9 @@ func (c *serving) do(ctx context.Context, seq uint32, m *wire.Call) *wire.Result
 		return r
 	}
 	if gone, ok := errors.AsType[*missing](err); ok {
-		c.f.counts.missing.Add(int64(len(gone.at)))
+		for _, i := range gone.at {
+			c.f.counts.missing.Add(int64(m.Body[i].Len))
+		}
 		return &wire.Result{Op: m.Op, Kind: wire.ResultMissing, Missing: gone.wire()}
 	}
 	out := &wire.Result{Op: m.Op}

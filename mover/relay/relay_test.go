@@ -267,8 +267,9 @@ func TestCacheIsDamaged(t *testing.T) {
 // TestDoor: who is not the flow's host, or what is no bucket flow, is turned away with a clear word.
 func TestDoor(t *testing.T) {
 	denied := flowTo("denied", inMemory(memory()))
-	elsewhere := flowTo("elsewhere", openBOS(t, nil))
-	elsewhere.Regions = []string{"bj"}
+	elsewhere := flowTo("elsewhere", nil)
+	gz := openBOS(t, nil)
+	elsewhere.Open = func(context.Context) (objstore.Store, []string, error) { s, err := gz(); return s, []string{"bj"}, err }
 	broken := flowTo("broken", func() (objstore.Store, error) { return nil, errors.New("no such folder") })
 	r := newRig(t, []relay.FlowConfig{flowTo("photos", inMemory(memory())), denied, elsewhere, broken}, func(_ *relay.ServerConfig, c *receiver.Config) {
 		c.Policy = func(a receiver.Ask) error {

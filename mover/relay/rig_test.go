@@ -105,7 +105,7 @@ func newRig(t testing.TB, flows []relay.FlowConfig, changes ...change) *rig {
 // flowTo is a flow of acme/db1 to a store.
 func flowTo(name string, open func() (objstore.Store, error)) relay.FlowConfig {
 	return relay.FlowConfig{Tenant: "acme", Host: "db1", Name: name, Scope: "acme/db1", Store: name, Target: "mem:" + name,
-		Open: func(context.Context) (objstore.Store, error) { return open() }}
+		Open: func(context.Context) (objstore.Store, []string, error) { s, err := open(); return s, nil, err }}
 }
 
 func inMemory(s objstore.Store) func() (objstore.Store, error) {

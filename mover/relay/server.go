@@ -32,13 +32,12 @@ type ServerConfig struct {
 // FlowConfig is a bucket that a source may reach.
 type FlowConfig struct {
 	Tenant, Host, Name string
-	Scope              string   // whose chunks answer its offers
-	Store              string   // what Open opens, for people
-	Target             string   // as a policy names it
-	Root               string   // what keys of the source are put behind; it sees nothing else
-	Regions            []string // where the bucket may be; nil: anywhere
-	// Open opens the store, once; after an error again.
-	Open func(ctx context.Context) (objstore.Store, error)
+	Scope              string // whose chunks answer its offers
+	Store              string // what Open opens, for people
+	Target             string // as a policy names it
+	Root               string // what keys of the source are put behind; it sees nothing else
+	// Open opens the store, once; after an error again. regions: where its bucket may be; nil: anywhere.
+	Open func(ctx context.Context) (s objstore.Store, regions []string, err error)
 }
 
 // Key is TENANT/HOST/NAME.
@@ -196,9 +195,9 @@ func (f *flow) opened(ctx context.Context) (objstore.Store, error) {
 	if why != nil && time.Since(tried) < openAgain {
 		return nil, why
 	}
-	st, err := f.cfg.Open(ctx)
+	st, regions, err := f.cfg.Open(ctx)
 	if err == nil {
-		if err = objstore.Located(ctx, st, f.cfg.Regions, "gateway.regions"); err != nil {
+		if err = objstore.Located(ctx, st, regions, "gateway.regions"); err != nil {
 			err = errors.Join(err, st.Close())
 		}
 	}

@@ -353,6 +353,12 @@ type Counts struct {
 	Calls           int64
 }
 
+// Plus adds up. Connections are those of o.
+func (c Counts) Plus(o Counts) Counts {
+	return Counts{o.Conns, c.WireIn + o.WireIn, c.WireOut + o.WireOut, c.Bodies + o.Bodies, c.Offered + o.Offered, c.Needed + o.Needed, c.Packed + o.Packed,
+		c.Resent + o.Resent, c.Calls + o.Calls}
+}
+
 // Counts gives the figures of now.
 func (s *Store) Counts() Counts {
 	k := &s.counts
