@@ -37,7 +37,9 @@ func sourceBuffers(s *config.Source) int64 { return int64(s.Limits.Memory) * 3 /
 func heap(s *config.Source) int64 {
 	n := int64(s.Limits.Memory) / 2
 	for _, b := range s.Buckets {
-		n += int64(b.Limits.Memory)*5/4 + bucketMemory
+		if n += int64(b.Limits.Memory)*5/4 + bucketMemory; b.To.Gateway != nil {
+			n += 2 * relayMemory
+		}
 	}
 	return n
 }
