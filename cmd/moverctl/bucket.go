@@ -217,7 +217,9 @@ func printBucketReport(w io.Writer, r *mover.Report) {
 		}
 		say("compared by", "%s", how)
 		say("as written", "%d objects, %s", b.Objects, units.Size(b.Bytes))
-		say("attributes", "compared of %d objects", b.Attributes)
+		if b.Attributes > 0 {
+			say("attributes", "compared of %d objects", b.Attributes)
+		}
 	}
 	if b.Differ > 0 {
 		say("differ", "%d", b.Differ)

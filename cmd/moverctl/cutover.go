@@ -40,7 +40,7 @@ Interrupting moverctl ends a cutover before the freeze; after it the cutover goe
 				return usagef("--leave goes with a real cutover; a rehearsal always lets the writers go on")
 			}
 			if !rehearse {
-				if err := a.confirm(yes, fmt.Sprintf("Cut %s over? Its writers stop and stay stopped until a rollback.", args[0])); err != nil {
+				if err := a.confirm(yes, fmt.Sprintf("Cut %s over? Its writers stop and stay stopped until a rollback; those of a bucket flow without a stop-hook have to stand still by now.", args[0])); err != nil {
 					return err
 				}
 			}
