@@ -46,6 +46,7 @@ func TestExitCodes(t *testing.T) {
 		{"source --log-level loud -c " + bad, 2, "--log-level loud: is none of debug, info, warn, error"},
 		{"check -c " + bad, 2, "bad.yaml:2: source.limitz: unknown key"},
 		{"check sideways -c " + bad, 2, `"sideways" is neither source nor gateway`},
+		{"worker -c " + bad, 2, "bad.yaml:2: source.limitz: unknown key"},
 		{"check source gateway", 2, `"gateway" is one argument too many`},
 	} {
 		var out bytes.Buffer
