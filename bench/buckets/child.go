@@ -93,7 +93,7 @@ func (c Child) Run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		defer nc.Close()
-		w, err := bucket.NewWorker(bucket.WorkerConfig{Flow: flowName, Name: name, Sole: true, From: from, To: to, Most: c.Most, Log: log}, nc)
+		w, err := bucket.NewWorker(bucket.WorkerConfig{Flow: flowName, Name: name, Sole: true, From: from, To: to, Most: c.Most, Ahead: c.Most, Log: log}, nc)
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ type Level struct {
 
 	n     float64
 	found bool       // it has stopped doubling
+	warm  bool       // the look before was at this level too
 	best  float64    // things done a second, at half of the level; then, at the level
 	up    bool       // which way the try goes
 	tried float64    // things done a second in the try before; 0: there was none
@@ -59,8 +60,10 @@ func (l *Level) Look(n int, d time.Duration, slow bool) {
 	switch {
 	case slow:
 		l.begin(l.fit(now * levelBack))
+	case !l.found && !l.warm: // connections have only just been made, and the listing has begun
+		l.warm = true
 	case !l.found && rate >= l.best*levelMuch && l.n < l.Most:
-		l.n, l.best = l.fit(2*l.n), rate
+		l.n, l.best, l.warm = l.fit(2*l.n), rate, false
 	case !l.found && rate < l.best*levelMuch: // the doubling before brought nothing
 		l.begin(l.fit(l.n / 2))
 	case !l.found:

@@ -125,7 +125,7 @@ func (t *teller) run(ctx context.Context) error {
 func (t *teller) gather(ctx context.Context, r *Result) {
 	moment := time.NewTimer(tellPause)
 	defer moment.Stop()
-	for enough := min(tellItems, t.worker.cfg.Most) / 4; len(r.Items) < enough; {
+	for enough := min(tellItems, t.worker.cfg.Ahead) / 4; len(r.Items) < enough; {
 		select {
 		case it := <-t.worker.results:
 			r.Items = append(r.Items, it)

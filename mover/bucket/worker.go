@@ -25,7 +25,8 @@ type WorkerConfig struct {
 	Sole     bool   // no earlier worker of this name is alive: the caller holds a lock that it would hold
 	From, To objstore.Store
 	Copy     CopyConfig
-	Most     int // objects under way, or copied and not recorded yet; 256
+	Most     int // objects under way; 256
+	Ahead    int // objects under way, or copied and not recorded yet; 2 times Most
 	Log      *slog.Logger
 
 	pulse pulse
@@ -63,6 +64,9 @@ func NewWorker(cfg WorkerConfig, nc *nats.Conn) (*Worker, error) {
 	if cfg.Most <= 0 {
 		cfg.Most = 256
 	}
+	if cfg.Ahead < cfg.Most {
+		cfg.Ahead = 2 * cfg.Most
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
@@ -74,7 +78,7 @@ func NewWorker(cfg WorkerConfig, nc *nats.Conn) (*Worker, error) {
 		return nil, err
 	}
 	q.me = cfg.Name
-	w := &Worker{cfg: cfg, who: Who{cfg.Name, rand.Text()}, queue: q, lease: newLease(cfg.pulse.use), gate: newGate(leastObjects, cfg.Most), most: semaphore.NewWeighted(int64(cfg.Most)),
+	w := &Worker{cfg: cfg, who: Who{cfg.Name, rand.Text()}, queue: q, lease: newLease(cfg.pulse.use), gate: newGate(leastObjects, cfg.Most), most: semaphore.NewWeighted(int64(cfg.Ahead)),
 		results: make(chan ItemResult, tellItems)}
 	w.pacer = newPacer(cfg.Copy.Pace)
 	cfg.Copy.Pace = w.pacer.pace
