@@ -10,8 +10,9 @@ import (
 	"hash"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
+
+	"github.com/aws/smithy-go/encoding/httpbinding"
 
 	"github.com/moverd/mover/objstore"
 )
@@ -65,7 +66,7 @@ func (s *Store) PutPart(ctx context.Context, key, upload string, no int, b objst
 	}
 	ctx, done := s.call(ctx)
 	defer done()
-	query := "partNumber=" + strconv.Itoa(no) + "&uploadId=" + url.QueryEscape(upload)
+	query := "partNumber=" + strconv.Itoa(no) + "&uploadId=" + httpbinding.EscapePath(upload, true)
 	l := load{store: s, op: op, name: key, body: b}
 	return l.send(func(h http.Header, c *content) (http.Header, error) {
 		resp, err := s.caller.do(ctx, http.MethodPut, key, query, h, c)

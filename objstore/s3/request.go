@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/xml"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -12,26 +11,28 @@ import (
 	"sync"
 	"time"
 
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/encoding/httpbinding"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// caller makes the calls that carry the bytes of objects (GetObject, PutObject, UploadPart) of net/http and the SDK's signer. The SDK's own thirty steps for each
-// take more of a core than all else that a small object needs. Every other call is the SDK's. Errors are those that the SDK has, so fail reads both.
+// caller makes the calls that carry the bytes of objects (GetObject, PutObject, UploadPart) of net/http. The SDK's own thirty steps for each take more of a core than
+// all else that a small object needs. Every other call is the SDK's. Errors are those that the SDK has, so fail reads both.
 type caller struct {
 	base      url.URL // of the bucket
-	region    string
+	host      string
 	keys      provider
-	signer    *v4.Signer
+	signer    signer
 	transport http.RoundTripper
 }
 
 func newCaller(c Config, base *url.URL, transport http.RoundTripper) *caller {
-	return &caller{base: *base, region: c.region(), keys: provider{c.Credentials}, transport: transport,
-		signer: v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })}
+	w := &caller{base: *base, host: base.Host, keys: provider{c.Credentials}, transport: transport, signer: signer{region: c.region()}}
+	if port := base.Port(); base.Scheme == "http" && port == "80" || base.Scheme == "https" && port == "443" {
+		w.host = strings.TrimSuffix(base.Host, ":"+port) // as servers sign it
+	}
+	return w
 }
 
 // What is signed as the digest of a body.
@@ -55,8 +56,8 @@ var (
 	expecting = []string{"100-continue"}
 )
 
-// do sends a request for key, and gives an answer of success; c is nil for a GET, whose body is the caller's to close. The header becomes the request's. Nothing of
-// c.stream is read after it has returned.
+// do sends a request for key, with a query that is sorted and encoded as AWS does it, and gives an answer of success. c is nil for a GET, whose body is the caller's to
+// close. The header becomes the request's. Nothing of c.stream is read after it has returned.
 func (w *caller) do(ctx context.Context, method, key, query string, header http.Header, c *content) (*http.Response, error) {
 	keys, err := w.keys.Retrieve(ctx)
 	if err != nil {
@@ -66,7 +67,7 @@ func (w *caller) do(ctx context.Context, method, key, query string, header http.
 	u.RawPath = u.Path + "/" + httpbinding.EscapePath(key, false) // a bucket's name has nothing to escape
 	u.Path += "/" + key
 	u.RawQuery = query
-	r := &http.Request{Method: method, URL: &u, Host: u.Host, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	r := &http.Request{Method: method, URL: &u, Host: w.host, Header: header, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	digest := noBody
 	var body *lent
 	if c != nil {
@@ -82,10 +83,7 @@ func (w *caller) do(ctx context.Context, method, key, query string, header http.
 			r.Body = body
 		}
 	}
-	header["X-Amz-Content-Sha256"] = digest
-	if err := w.signer.SignHTTP(ctx, keys, r, digest[0], "s3", w.region, time.Now()); err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
-	}
+	w.signer.sign(r, keys, digest, time.Now())
 	header["User-Agent"] = agent
 	if c == nil {
 		header["Accept-Encoding"] = identity // or a transport of the caller's may unpack what is stored
