@@ -29,6 +29,7 @@ import (
 // CompareOptions of a comparison with rclone, from one bucket of a server to another.
 type CompareOptions struct {
 	Work      string // folder
+	Versity   bool   // the server is a versitygw on /dev/shm, not a Ceph
 	Objects   int
 	Size      int // bytes of each
 	Large     int // objects
@@ -44,11 +45,20 @@ type CompareOptions struct {
 // compare is one comparison.
 type compare struct {
 	CompareOptions
-	server *s3test.Ceph
+	server running
 	n      int // buckets so far
 
 	profiled bool
 	began    time.Time
+}
+
+// running is an S3 server with all its programs.
+type running interface {
+	At() s3test.Server
+	MakeBucket(ctx context.Context, name string) error
+	CPU() (time.Duration, error)
+	Reclaim(ctx context.Context) error
+	Close() error
 }
 
 // spent is what a pass took.
@@ -90,6 +100,17 @@ type workload struct {
 }
 
 func (c *compare) start(ctx context.Context, dir string) (stop func() error, err error) {
+	if c.Versity {
+		if dir, err = os.MkdirTemp("/dev/shm", "mover-compare-"); err != nil {
+			return nil, err
+		}
+		v, err := s3test.StartVersity(ctx, dir)
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		c.server = v
+		return func() error { return errors.Join(v.Close(), os.RemoveAll(dir)) }, nil
+	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -109,7 +130,8 @@ func (c *compare) bucket(ctx context.Context) (string, error) {
 }
 
 func (c *compare) open(name string) (objstore.Store, error) {
-	s, err := s3.New(s3.Config{Endpoint: c.server.Endpoint, Bucket: name, PathStyle: true, Credentials: objstore.Fixed{ID: c.server.ID, Secret: c.server.Secret}})
+	at := c.server.At()
+	s, err := s3.New(s3.Config{Endpoint: at.Endpoint, Bucket: name, PathStyle: true, Credentials: objstore.Fixed{ID: at.ID, Secret: at.Secret}})
 	if err != nil {
 		return nil, err
 	}
@@ -268,6 +290,9 @@ func (c *compare) add(workload, subject, metric string, v float64, unit string) 
 	if c.Results == nil {
 		return nil
 	}
+	if c.Versity {
+		workload += " versitygw"
+	}
 	return c.Results.Add("bucket "+workload, subject, metric, v, unit)
 }
 
@@ -335,7 +360,8 @@ func (c *compare) mover(ctx context.Context, dir, from, to string, n int) (err e
 // rclone copies with so many transfers; what the second run compares is its default: size and time of change.
 func (c *compare) rclone(ctx context.Context, dir, from, to string) (time.Duration, error) {
 	conf := filepath.Join(dir, "rclone.conf")
-	text := fmt.Sprintf("[s]\ntype = s3\nprovider = Ceph\nendpoint = %s\naccess_key_id = %s\nsecret_access_key = %s\nregion = us-east-1\n", c.server.Endpoint, c.server.ID, c.server.Secret)
+	at := c.server.At()
+	text := fmt.Sprintf("[s]\ntype = s3\nprovider = Ceph\nendpoint = %s\naccess_key_id = %s\nsecret_access_key = %s\nregion = us-east-1\n", at.Endpoint, at.ID, at.Secret)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return 0, err
 	}

@@ -110,7 +110,7 @@ func bucketChild() *cobra.Command {
 func bucketCompare() *cobra.Command {
 	var o buckets.CompareOptions
 	var size, large, out string
-	cmd := &cobra.Command{Use: "compare", Short: "copy a bucket of a real Ceph RGW with Mover and with rclone, alternately", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "compare", Short: "copy a bucket of a real S3 server with Mover and with rclone, alternately", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n, err := strict.ParseSize(size)
 			if err != nil {
@@ -130,6 +130,7 @@ func bucketCompare() *cobra.Command {
 		}}
 	f := cmd.Flags()
 	f.StringVar(&o.Work, "work", "/var/tmp", "folder for the server and the ledgers")
+	f.BoolVar(&o.Versity, "versitygw", false, "the server is a versitygw on /dev/shm, which needs little of the processor, instead of a Ceph RGW")
 	f.IntVar(&o.Objects, "objects", 20_000, "small objects; 0: none")
 	f.StringVar(&size, "size", "10KiB", "of each")
 	f.IntVar(&o.Large, "large", 4, "large objects; 0: none")

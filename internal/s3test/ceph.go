@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -22,14 +21,6 @@ type Ceph struct {
 	Server
 	dir      string
 	children []*child
-}
-
-// child is a daemon of the cluster.
-type child struct {
-	name string
-	cmd  *exec.Cmd
-	over chan struct{} // closed when it has ended
-	err  error         // how
 }
 
 var programs = []string{"ceph-authtool", "monmaptool", "ceph-mon", "ceph", "ceph-osd", "radosgw", "radosgw-admin"}
@@ -206,27 +197,15 @@ func (c *Ceph) run(ctx context.Context, args ...string) error {
 // allocator lets the daemons keep the memory of large buffers, which the kernel would clear anew each time.
 const allocator = "GLIBC_TUNABLES=glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
 
-// daemon starts a program that stays in the foreground, and dies when this process does.
+// daemon starts one of Ceph's programs, which stays in the foreground.
 func (c *Ceph) daemon(name string, args ...string) error {
-	out, err := os.Create(filepath.Join(c.dir, "log", name+".out"))
-	if err != nil {
-		return err
-	}
-	defer out.Close()
 	cmd := exec.Command(args[0], append([]string{"-f", "-c", "ceph.conf"}, args[1:]...)...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, out, out
 	cmd.Env = append(os.Environ(), allocator)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
+	d, err := startChild(name, c.dir, filepath.Join(c.dir, "log", name+".out"), cmd)
+	if err == nil {
+		c.children = append(c.children, d)
 	}
-	d := &child{name: name, cmd: cmd, over: make(chan struct{})}
-	go func() {
-		d.err = cmd.Wait()
-		close(d.over)
-	}()
-	c.children = append(c.children, d)
-	return nil
+	return err
 }
 
 // Reclaim frees the memory of objects that were deleted, or of which an upload was ended, now instead of hours later.
@@ -235,23 +214,13 @@ func (c *Ceph) Reclaim(ctx context.Context) error {
 }
 
 // CPU is the time of processors that the daemons have taken so far.
-func (c *Ceph) CPU() (time.Duration, error) {
-	const tick = 10 * time.Millisecond // as /proc counts
-	var sum time.Duration
+func (c *Ceph) CPU() (sum time.Duration, err error) {
 	for _, d := range c.children {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
+		t, err := d.cpu()
 		if err != nil {
-			return 0, fmt.Errorf("ceph's %s: %w", d.name, err)
+			return 0, err
 		}
-		_, after, _ := strings.Cut(string(text), ") ") // behind the name, which may have spaces
-		var state string
-		var user, system int64
-		var skip [10]int64
-		n, err := fmt.Sscan(after, &state, &skip[0], &skip[1], &skip[2], &skip[3], &skip[4], &skip[5], &skip[6], &skip[7], &skip[8], &skip[9], &user, &system)
-		if err != nil {
-			return 0, fmt.Errorf("ceph's %s: field %d of its stat: %w", d.name, n+3, err)
-		}
-		sum += time.Duration(user+system) * tick
+		sum += t
 	}
 	return sum, nil
 }
@@ -260,15 +229,7 @@ func (c *Ceph) CPU() (time.Duration, error) {
 func (c *Ceph) Close() error {
 	var errs []error
 	for i := len(c.children) - 1; i >= 0; i-- {
-		d := c.children[i]
-		select {
-		case <-d.over:
-			errs = append(errs, fmt.Errorf("ceph's %s had ended before: %w", d.name, d.err))
-			continue
-		default:
-		}
-		_ = d.cmd.Process.Kill()
-		<-d.over
+		errs = append(errs, c.children[i].kill())
 	}
 	c.children = nil
 	return errors.Join(errs...)

@@ -22,6 +22,9 @@ type Server struct {
 	ID, Secret string
 }
 
+// At is s itself, of whatever starts it.
+func (s Server) At() Server { return s }
+
 // MakeBucket makes a bucket.
 func (s Server) MakeBucket(ctx context.Context, name string) error {
 	_, err := s.do(ctx, "s3", http.MethodPut, "/"+name, "")
