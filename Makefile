@@ -96,7 +96,7 @@ bench-quick: deps build
 	@rm -rf bin/quick
 	bin/moverbench line stages full twin scale pause distance --usr 1GiB --rate 0,200Mbit/s --peers nbdcopy,restic --span 4s --twins clone,layout --sizes 1GiB,4GiB \
 	  --pause 200Mbit/s:10MB/s --spread 256MiB --repeat 1 --results bin/quick/line.jsonl $(LINE)
-	bin/moverbench bucket compare --objects 2000 --large 2 --large-size 128MiB --repeat 1 --results bin/quick/bucket.jsonl
+	bin/moverbench bucket compare --objects 1000 --large 2 --large-size 64MiB --repeat 1 --results bin/quick/bucket.jsonl
 	bin/moverbench table bin/quick > bin/quick/README.md
 	bin/moverbench picture bin/quick > bin/quick/bench.svg
 	@cat bin/quick/README.md
