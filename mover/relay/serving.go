@@ -68,16 +68,16 @@ func (s *Server) Serve(ctx context.Context, key string, wc *wire.Conn) error {
 	f.mu.Lock()
 	delete(f.conns, c)
 	f.in, f.out = f.in+wc.WireIn(), f.out+wc.WireOut()
-	if err != io.EOF && err != nil {
+	if err == io.EOF {
+		err = nil
+	} else {
 		f.last = err
 	}
 	f.mu.Unlock()
-	if err == io.EOF {
-		return nil
-	}
 	return err
 }
 
+// read serves frames until the connection ends, io.EOF, or breaks.
 func (c *serving) read() error {
 	for {
 		var done func()
