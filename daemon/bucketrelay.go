@@ -22,7 +22,7 @@ import (
 )
 
 // keyRules are what objstore.Limits.Rule names.
-var keyRules = map[string]func(string) error{"bos": bos.Key, "dir": dir.Key, "s3": s3.Key, "s3 of AWS": s3.AmazonKey}
+var keyRules = map[string]objstore.Rule{"bos": bos.Rule(), "dir": dir.Rule(), "s3": s3.Rule(), "s3 of AWS": s3.AmazonRule()}
 
 // relayMemory is what chunks on their way take beside limits.memory of a flow, batches included.
 const relayMemory = 48 << 20

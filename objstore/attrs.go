@@ -28,6 +28,12 @@ func (a *Attrs) MetaSize() (n int) {
 	return n
 }
 
+// Rule is what Limits.Rule names: what keys and attributes have to be, for an end that has to know it without the store.
+type Rule struct {
+	Key          func(key string) error
+	Header, Pair func(name, value string) error
+}
+
 // Fit gives what of a a store with these limits keeps, and for each attribute that it does not, which and why, for people. User metadata that is too much is left
 // out whole: half of it would look like all of it.
 func (l Limits) Fit(a Attrs) (fits Attrs, lost []string) {

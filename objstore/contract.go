@@ -144,7 +144,7 @@ type Limits struct {
 	Header, Pair func(name, value string) error
 	// Key tells why a key cannot be stored; nil: it can. Never nil itself.
 	Key func(key string) error
-	// Rule names what Key is, for another end that has to know it without asking; "": it has no name.
+	// Rule names what Key, Header and Pair are, for another end that has to know it without asking; "": it has no name.
 	Rule string
 }
 

@@ -113,12 +113,12 @@ func inMemory(s objstore.Store) func() (objstore.Store, error) {
 }
 
 // rules are those of all drivers that the tests use.
-var rules = map[string]func(string) error{"dir": dir.Key, "bos": bos.Key, "": func(key string) error {
+var rules = map[string]objstore.Rule{"dir": dir.Rule(), "bos": bos.Rule(), "": {Key: func(key string) error {
 	if key == "" || len(key) > 1024 {
 		return errors.New("a key has 1 to 1,024 bytes")
 	}
 	return nil
-}}
+}}}
 
 // dialAs connects as a host.
 func (r *rig) dialAs(tenant, host string) func(context.Context) (net.Conn, error) {

@@ -27,12 +27,12 @@ type Config struct {
 	Agent string // name and version for the gateway's logs
 	// Dial makes a connection to the gateway, TLS handshake done.
 	Dial   func(ctx context.Context) (net.Conn, error)
-	Conns  int                               // connections at most; 4
-	Level  chunker.Level                     // of compression; Default
-	Plain  bool                              // nothing is compressed
-	Memory int64                             // bytes of chunks on their way; 64 MiB
-	Rules  map[string]func(key string) error // what Limits.Rule names
-	Pace   func(*wire.Conn) wire.Pace        // what the data of a connection waits for; may be nil
+	Conns  int                        // connections at most; 4
+	Level  chunker.Level              // of compression; Default
+	Plain  bool                       // nothing is compressed
+	Memory int64                      // bytes of chunks on their way; 64 MiB
+	Rules  map[string]objstore.Rule   // what Limits.Rule names
+	Pace   func(*wire.Conn) wire.Pace // what the data of a connection waits for; may be nil
 	Log    *slog.Logger
 }
 
@@ -277,7 +277,7 @@ func (s *Store) take(t *wire.StoreTraits) error {
 	s.traits = t
 	root := t.Root
 	s.limits = objstore.Limits{Put: int64(t.Put), Object: int64(t.Object), PartLeast: int64(t.PartLeast), PartAlign: int64(t.PartAlign), PartMost: int64(t.PartMost),
-		Parts: int(t.Parts), List: int(t.List), Batch: int(t.Batch), Meta: int(t.Meta), Rule: t.Rule,
+		Parts: int(t.Parts), List: int(t.List), Batch: int(t.Batch), Meta: int(t.Meta), Rule: t.Rule, Header: rule.Header, Pair: rule.Pair,
 		Key: func(key string) error {
 			switch {
 			case key == "":
@@ -285,7 +285,7 @@ func (s *Store) take(t *wire.StoreTraits) error {
 			case len(root)+len(key) > wire.MaxKey:
 				return fmt.Errorf("the key has %d bytes, the way to the gateway takes %d", len(key), wire.MaxKey-len(root))
 			}
-			return rule(root + key)
+			return rule.Key(root + key)
 		}}
 	return nil
 }

@@ -38,6 +38,9 @@ func Key(key string) error {
 	return nil
 }
 
+// Rule is that of "bos".
+func Rule() objstore.Rule { return objstore.Rule{Key: Key, Header: goodHeader, Pair: goodPair} }
+
 // goodOptions tells why an object cannot be described so.
 func goodOptions(o objstore.PutOptions) error {
 	for name, v := range headers(o.Attrs) {

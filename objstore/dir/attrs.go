@@ -70,6 +70,9 @@ func allowed(key string, o objstore.PutOptions) error {
 	return allowedPairs("metadata", a.Meta)
 }
 
+// Rule is that of "dir".
+func Rule() objstore.Rule { return objstore.Rule{Key: Key, Header: goodPair, Pair: goodPair} }
+
 // goodPair: JSON would bend what is no UTF-8.
 func goodPair(name, value string) error {
 	if !utf8.ValidString(name) || !utf8.ValidString(value) {

@@ -27,6 +27,14 @@ func AmazonKey(key string) error {
 	return errors.New("the key leads out of the bucket, read as a path")
 }
 
+// Rule is that of "s3", and AmazonRule that of "s3 of AWS". What Ceph RGW keeps otherwise is not in them.
+func Rule() objstore.Rule { return objstore.Rule{Key: Key, Header: goodHeader, Pair: goodPair} }
+
+// AmazonRule see Rule.
+func AmazonRule() objstore.Rule {
+	return objstore.Rule{Key: AmazonKey, Header: goodHeader, Pair: goodPair}
+}
+
 // Key tells why no object of S3 can have a key.
 func Key(key string) error {
 	switch {
