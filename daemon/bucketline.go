@@ -49,7 +49,6 @@ func (r reach) transport(pool *x509.CertPool) http.RoundTripper {
 type paced struct {
 	own  *shape.Pacer
 	past *uplink.Past // may be nil
-	way  uplink.Path  // to the gateway, where past is not nil
 	far  bool         // the flow goes by the gateway: what is sent waits on its connections
 	rate atomic.Int64 // of the config; 0: none
 }
@@ -66,12 +65,11 @@ func newPaced(c *config.Source, f config.BucketFlow, log *Log, wants func() (sha
 		return nil, err
 	}
 	paths := pathsOf(c, tls)
-	way := slices.MinFunc(paths, func(a, b uplink.Path) int { return a.Price - b.Price })
 	if i := slices.IndexFunc(paths, func(p uplink.Path) bool { return p.Name == f.Link }); i >= 0 {
-		way = paths[i]
+		paths = paths[i : i+1]
 	}
-	p.way, p.far = way, f.To.Gateway != nil
-	p.past = uplink.NewPast(uplink.Config{Flow: f.Name, Agent: "moverd/" + version.String(), Paths: []uplink.Path{way}, Log: log.With("flow", f.Name)}, wants)
+	p.far = f.To.Gateway != nil
+	p.past = uplink.NewPast(uplink.Config{Flow: f.Name, Agent: "moverd/" + version.String(), Paths: paths, Log: log.With("flow", f.Name)}, wants)
 	return p, nil
 }
 

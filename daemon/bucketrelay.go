@@ -36,7 +36,7 @@ func (f *bucketFlow) byGateway(ctx context.Context) (objstore.Store, error) {
 			return nil, err
 		}
 	}
-	cfg := relay.Config{Flow: f.c.Name, Agent: "moverd/" + version.String(), Dial: p.way.Dial, Conns: f.c0.Gateway.Connections, Memory: relayMemory, Rules: keyRules,
+	cfg := relay.Config{Flow: f.c.Name, Agent: "moverd/" + version.String(), Dial: p.past.Dial, Conns: f.c0.Gateway.Connections, Memory: relayMemory, Rules: keyRules,
 		Plain: f.c0.Compression == "off", Log: f.o.Log.With("flow", f.c.Name)}
 	if f.paced != nil {
 		cfg.Pace = p.past.Pacer

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -78,7 +79,7 @@ const (
 	unsent = 32 << 10
 )
 
-// NewPast makes one; cfg has no Conns, and one path, that by which the requests go.
+// NewPast makes one; cfg has no Conns. Of several paths, the lease that counts is that of the cheapest that is up.
 func NewPast(cfg Config, wants func() (class shape.Class, backlog int64)) *Past {
 	cfg.Conns = 0
 	cfg.Capabilities |= wire.CapLease
@@ -121,7 +122,43 @@ func (p *Past) Asked(*Conn) bool { return false }
 // Wants is what the flow would send now.
 func (p *Past) Wants() (class shape.Class, backlog int64) { return p.wants() }
 
-func (p *Past) way() *path { return p.link.paths[0] }
+// way is the path whose lease is used now.
+func (p *Past) way() *path {
+	p.link.mu.Lock()
+	defer p.link.mu.Unlock()
+	return p.link.paths[p.link.best()]
+}
+
+// best is the cheapest path that is up, or of all. mu is held.
+func (l *Link) best() int {
+	best := 0
+	for i, p := range l.paths {
+		up, was := p.quiet != nil, l.paths[best].quiet != nil
+		if up && !was || up == was && p.Price < l.paths[best].Price {
+			best = i
+		}
+	}
+	return best
+}
+
+// Dial connects to the gateway for what the flow sends to it over connections of its own: on the way whose lease is used, or on any that answers.
+func (p *Past) Dial(ctx context.Context) (net.Conn, error) {
+	first := p.way()
+	nc, err := first.Dial(ctx)
+	for _, w := range p.link.paths {
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		if w != first {
+			var other error
+			if nc, other = w.Dial(ctx); other == nil {
+				return nc, nil
+			}
+			err = errors.Join(err, other)
+		}
+	}
+	return nc, err
+}
 
 // Pace waits until something of n bytes may begin, or ctx ends. Its bytes wait then in the writes of connections that Conn made.
 func (p *Past) Pace(ctx context.Context, n int) error {
@@ -253,8 +290,8 @@ func (p *Past) Status() mover.LinkStatus {
 	l := p.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.pathView(0)
-	w := l.paths[0]
+	i := l.best()
+	s, w := l.pathView(i), l.paths[i]
 	switch {
 	case w.free.Load(): // nothing is held back
 	case !s.Leased && l.fatal != nil:

@@ -223,6 +223,49 @@ func TestPastStandsStill(t *testing.T) {
 	}
 }
 
+// Of two ways, the lease is that of the cheaper one that is up, and what goes to the gateway takes that way.
+func TestPastFailsOver(t *testing.T) {
+	t.Parallel()
+	cheap, dear := &teller{shares: true}, &teller{shares: true}
+	cheap.rate.Store(4 << 20)
+	dear.rate.Store(1 << 20)
+	p := NewPast(Config{Flow: "photos", BackOff: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+		Paths: []Path{{Name: "dear", Price: 2, Dial: dear.dial}, {Name: "cheap", Price: 1, Dial: cheap.dial}}}, func() (shape.Class, int64) { return shape.Bulk, 1 << 30 })
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = p.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	on := func(name string, rate int64) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			s := p.Status()
+			if s.Name == name && s.Leased && s.Rate == rate {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("status %+v, want %s at %d", s, name, rate)
+			}
+		}
+	}
+	on("cheap", 4<<20)
+	cheap.off.Store(true)
+	p.Reset()
+	on("dear", 1<<20)
+	n := dear.conns.Load()
+	nc, err := p.Dial(ctx)
+	must(t, err)
+	c := wire.NewConn(nc)
+	must(t, c.Write(wire.TypeHello, 0, &wire.Hello{MinVersion: 1, MaxVersion: 1, Capabilities: wire.CapZstd | wire.CapLease, Link: newID(), Flow: "photos"}))
+	_, err = c.ReadFrame(nil)
+	must(t, err)
+	c.Close()
+	if dear.conns.Load() <= n {
+		t.Error("the connection did not take the way that is up")
+	}
+	cheap.off.Store(false)
+	on("cheap", 4<<20)
+}
+
 // Where the gateway shares no line out, nothing is held back.
 func TestPastIsFree(t *testing.T) {
 	g := &teller{}
