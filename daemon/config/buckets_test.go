@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moverd/mover/internal/pki"
 	"github.com/moverd/mover/internal/sentinel"
 )
 
@@ -91,6 +92,35 @@ func TestBucketExample(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// So can that of a gateway in between.
+func TestGatewayExample(t *testing.T) {
+	dir := bucketFiles(t)
+	certs := filepath.Join(dir, "pki")
+	if err := errors.Join(pkiOf(certs)...); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../docs/examples/buckets-gateway.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parse("buckets-gateway.yaml", []byte(strings.NewReplacer("/etc/mover/rgw.keys", dir+"/keys", "/etc/mover/pki", certs).Replace(string(text))), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := c.Gateway.Buckets[0]; b.Key() != "acme/db1/photos" || b.Store.Target() != "bos:photos-bj/db1" || c.Source.Buckets[0].To.Prefix() != "photos/" || !c.Source.Leased(c.Source.Buckets[0]) {
+		t.Errorf("%+v", b)
+	}
+	p, err := parsePolicy("p.yaml", []byte("rules: [{tenant: acme, host: db1, targets: ['bos:photos-bj/*']}]"))
+	if err != nil || !p.Rule("acme", "db1").Allows("bos:photos-bj/db1") || p.Rule("acme", "db1").Allows("bos:photos-bj") || p.Rule("acme", "db1").Allows("/bos") {
+		t.Errorf("policy %+v, %v", p, err)
+	}
+}
+
+// pkiOf makes the certificates that examples name.
+func pkiOf(dir string) []error {
+	return []error{pki.Init(dir, "test CA"), pki.IssueGateway(dir, dir, "gw", []string{"gw.example.com"}, time.Hour), pki.IssueHost(dir, dir, "acme", "host", time.Hour)}
 }
 
 // What is wrong is named with its key, and no secret is told.
