@@ -27,9 +27,9 @@ func (c *Conn) ReadFrame(get func(n int) []byte) (Frame, error) {
 				return Frame{}, err
 			}
 			if f.Type == TypePing {
-				latest(c.pong, m.Cookie)
+				Latest(c.pong, m.Cookie)
 			} else {
-				latest(c.ponged, m.Cookie)
+				Latest(c.ponged, m.Cookie)
 			}
 		case TypeError:
 			e := new(Error)
@@ -43,8 +43,8 @@ func (c *Conn) ReadFrame(get func(n int) []byte) (Frame, error) {
 	}
 }
 
-// latest puts v into a channel of capacity one in place of what is there.
-func latest(ch chan uint64, v uint64) {
+// Latest puts v into a channel of capacity one in place of what is there.
+func Latest[T any](ch chan T, v T) {
 	for {
 		select {
 		case ch <- v:

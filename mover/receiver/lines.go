@@ -163,7 +163,7 @@ func (l *line) share(now time.Time) time.Duration {
 	}
 	safe := max(shape.Least, l.shape.Safe(now)/int64(max(1, len(l.s.flows)+len(l.s.straight))))
 	l.ledger.Share(now, l.allowed, func(m *Member, lease shape.Lease) {
-		latest(m.grants, &wire.Grant{Serial: lease.Serial, Rate: uint64(min(lease.Rate, wire.MaxSize)), TTLMS: l.ttl(now, m, lease), Safe: uint64(min(safe, wire.MaxSize)),
+		wire.Latest(m.grants, &wire.Grant{Serial: lease.Serial, Rate: uint64(min(lease.Rate, wire.MaxSize)), TTLMS: l.ttl(now, m, lease), Safe: uint64(min(safe, wire.MaxSize)),
 			Line: l.cfg.Name, Why: l.allowed.Why})
 	})
 	if l.dirty && now.Sub(l.saved) >= saveEvery {

@@ -150,18 +150,3 @@ func (m *Member) more() int64 {
 	m.bytes, m.packets = bytes, packets
 	return d
 }
-
-// latest puts v into a channel of capacity one in place of what is there.
-func latest(ch chan *wire.Grant, v *wire.Grant) {
-	for {
-		select {
-		case ch <- v:
-			return
-		default:
-		}
-		select {
-		case <-ch:
-		default:
-		}
-	}
-}
