@@ -64,13 +64,22 @@ func TestRelayedObjectsHaveALease(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); n.Load() < 2<<20 && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
-	began, before := time.Now(), r.door.Lines()[0].MonthBytes
-	time.Sleep(1500 * time.Millisecond)
-	l := r.door.Lines()[0]
-	rate := float64(l.MonthBytes-before) / time.Since(began).Seconds()
-	t.Logf("%.3f of the line", rate/limit)
-	if rate > 1.05*limit || rate < 0.8*limit { // a busy machine may leave it idle for a while
-		t.Errorf("%.0f bytes/s on a line of %d", rate, limit)
+	l, best := r.door.Lines()[0], 0.0
+	for range 4 { // a busy machine may leave the line idle for a while, but never lets it carry more
+		began, before := time.Now(), l.MonthBytes
+		time.Sleep(1500 * time.Millisecond)
+		l = r.door.Lines()[0]
+		rate := float64(l.MonthBytes-before) / time.Since(began).Seconds()
+		t.Logf("%.3f of the line", rate/limit)
+		if rate > 1.05*limit {
+			t.Errorf("%.0f bytes/s on a line of %d", rate, limit)
+		}
+		if best = max(best, rate); best >= 0.8*limit {
+			break
+		}
+	}
+	if best < 0.8*limit {
+		t.Errorf("%.0f bytes/s at best on a line of %d", best, limit)
 	}
 	if len(l.Leases) != 1 || l.Leases[0].Past || l.Leases[0].Flow != "acme/db1/photos" {
 		t.Errorf("leases %+v", l.Leases)
